@@ -1,0 +1,162 @@
+package coordinator
+
+import "mtm"
+
+// Ready is what a step asks the loop to do, its fields in the order in which the loop owes them.
+type Ready struct {
+	Forward []mtm.Message // data that promises nothing: may leave before Persist
+	Start   []Action      // work that can be undone and that nobody was told of: may begin before Persist
+	Persist []mtm.Record  // 1. durable first (one fsync for the batch, if any record wants it)
+	Send    []mtm.Message // 2. only then tell peers
+	Do      []Action      // 3. then touch PostgreSQL
+	Reply   []Reply       // 4. then answer clients
+}
+
+// Empty reports whether there is nothing to do.
+func (r Ready) Empty() bool {
+	return len(r.Forward) == 0 && len(r.Start) == 0 && len(r.Persist) == 0 && len(r.Send) == 0 &&
+		len(r.Do) == 0 && len(r.Reply) == 0
+}
+
+// Action is work for a driver. Each comes back as an Event, but for those that say otherwise.
+type Action interface{ action() }
+
+// Apply runs the payload in a transaction of this node's PostgreSQL and prepares it under GID. → Applied.
+type Apply struct {
+	GID     mtm.GID
+	Age     uint64
+	Payload mtm.Payload
+}
+
+// CancelApply gives up an Apply that is still running; Applied comes all the same, once. Unknown GIDs are ignored.
+type CancelApply struct {
+	GID mtm.GID
+}
+
+// Finish runs COMMIT PREPARED or ROLLBACK PREPARED, again and again until PostgreSQL has it: a GID that PostgreSQL
+// does not know counts as finished. → Finished.
+type Finish struct {
+	GID    mtm.GID
+	Commit bool
+}
+
+// AckCapture lets the slot forget everything up to LSN. No event comes back.
+type AckCapture struct {
+	LSN mtm.LSN
+}
+
+// OpenGate lets sessions prepare transactions of Gen, numbered from First and below Below, at most Limit unfinished
+// at a time. A later OpenGate with the same Gen only raises Below. No event comes back.
+type OpenGate struct {
+	Gen   uint64
+	First uint64
+	Below uint64
+	Limit int
+}
+
+// CloseGate stops new permits; those given are waited for. → GateClosed.
+type CloseGate struct {
+	Reason *mtm.Error // what sessions are told if it lasts
+}
+
+// DropPayload removes a spill file that nobody needs any more. No event comes back.
+type DropPayload struct {
+	Spill string
+}
+
+func (Apply) action()       {}
+func (CancelApply) action() {}
+func (Finish) action()      {}
+func (AckCapture) action()  {}
+func (OpenGate) action()    {}
+func (CloseGate) action()   {}
+func (DropPayload) action() {}
+
+// Reply tells a waiting client how its transaction ended: Err nil means committed where it must be.
+type Reply struct {
+	GID mtm.GID
+	Err *mtm.Error
+}
+
+// Event is what happened; the loop hands it to Node.Step.
+type Event interface{ event() }
+
+// Tick: the clock moved on. Now is monotonic, in milliseconds since the node started.
+type Tick struct {
+	Now uint64
+}
+
+// Received: a peer said something.
+type Received struct {
+	Message mtm.Message
+}
+
+// PeerUp: the link to a peer works, both ways. Incarnation differs after the peer's process was restarted.
+type PeerUp struct {
+	Node        mtm.NodeID
+	Incarnation uint64
+}
+
+// PeerDown: the link to a peer is lost, or the peer is silent for heartbeat_recv_timeout.
+type PeerDown struct {
+	Node mtm.NodeID
+}
+
+// Permitted: the gate has given GID to a session. It precedes Prepared and Captured of the same GID.
+type Permitted struct {
+	GID mtm.GID
+	Age uint64 // microseconds since 1970 when the client first asked to commit
+}
+
+// Prepared: the session's PREPARE TRANSACTION was answered. Err set: it failed, or nobody knows.
+type Prepared struct {
+	GID     mtm.GID
+	Err     *mtm.Error
+	Unknown bool // the answer was lost: the transaction may be prepared, now or in a moment
+}
+
+// Captured: the slot has delivered a transaction that was prepared here under our own GID.
+type Captured struct {
+	GID     mtm.GID
+	LSN     mtm.LSN
+	Payload mtm.Payload
+}
+
+// Cancelled: the client of GID cancelled or left while it waits. It is aborted if that is still possible.
+type Cancelled struct {
+	GID mtm.GID
+}
+
+// Applied: an Apply ended; Err nil means prepared, durably, in this node's PostgreSQL.
+type Applied struct {
+	GID mtm.GID
+	Err *mtm.Error
+}
+
+// Blocked: the Apply of Waiter waits for a lock that Holder has in this node's PostgreSQL, prepared or applying.
+type Blocked struct {
+	Waiter, Holder mtm.GID
+}
+
+// Finished: a Finish is done, durably.
+type Finished struct {
+	GID mtm.GID
+}
+
+// GateClosed: no permit is out any more. Next is the first sequence that was not given.
+type GateClosed struct {
+	Next uint64
+}
+
+func (Tick) event()       {}
+func (Received) event()   {}
+func (PeerUp) event()     {}
+func (PeerDown) event()   {}
+func (Permitted) event()  {}
+func (Prepared) event()   {}
+func (Captured) event()   {}
+func (Cancelled) event()  {}
+func (Applied) event()    {}
+func (Blocked) event()    {}
+func (Finished) event()   {}
+func (GateClosed) event() {}
