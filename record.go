@@ -30,10 +30,12 @@ type RecAccept struct {
 	Commit bool
 }
 
-// RecDecide: the outcome is known. It need not be synced: what depends on it comes later in the journal.
+// RecDecide: the outcome is known. It need not be synced, since what depends on it comes later in the journal, but
+// where a node decides for itself alone (Firm).
 type RecDecide struct {
 	GID    GID
 	Commit bool
+	Firm   bool
 }
 
 // RecReserve: sequences below Upto may have been used by this node; after a restart it continues at Upto.
@@ -59,7 +61,7 @@ type RecCheckpointEnd struct{}
 func (RecPrepare) Sync() bool       { return true }
 func (RecPromise) Sync() bool       { return true }
 func (RecAccept) Sync() bool        { return true }
-func (RecDecide) Sync() bool        { return false }
+func (r RecDecide) Sync() bool      { return r.Firm }
 func (RecReserve) Sync() bool       { return true }
 func (RecForget) Sync() bool        { return false }
 func (RecCheckpoint) Sync() bool    { return false }

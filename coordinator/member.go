@@ -1,0 +1,217 @@
+package coordinator
+
+import (
+	"fmt"
+
+	"mtm"
+)
+
+// This file is a member's side of a commit: applying, voting, and what both sides do once the outcome is known.
+
+func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
+	if from != p.GID.Origin || n.isForgotten(p.GID) {
+		n.drop(p.Payload)
+		return
+	}
+	if _, ok := n.outcomes[p.GID]; ok {
+		n.drop(p.Payload)
+		n.send(from, mtm.Finished{GID: p.GID})
+		return
+	}
+	t := n.txns[p.GID]
+	if t != nil && t.journaled {
+		n.drop(p.Payload)
+		n.vote(t)
+		return
+	}
+	if p.GID.Gen != n.gen.Num || !n.gen.Members.Has(n.cfg.ID) {
+		n.drop(p.Payload)
+		n.send(from, mtm.Vote{GID: p.GID, Err: mtm.Conflict(fmt.Sprintf("Node %d is in %v.", n.cfg.ID, n.gen))})
+		return
+	}
+	if t == nil {
+		t = n.newTxn(p.GID)
+	}
+	if t.outcome != undecided {
+		n.drop(p.Payload)
+		return
+	}
+	t.age, t.deps, t.payload = p.Age, p.Deps, p.Payload
+	n.journal(t)
+	t.local = localWaiting
+	n.waiting[t.gid] = t
+	t.waitsFor = n.unfinishedOf(t)
+	n.startIfFree(t)
+}
+
+// startIfFree applies a transaction that waits for nothing any more.
+func (n *Node) startIfFree(t *txn) {
+	if t.local != localWaiting || len(t.waitsFor) > 0 {
+		return
+	}
+	t.local = localApplying
+	delete(n.waiting, t.gid)
+	n.ready.Start = append(n.ready.Start, Apply{GID: t.gid, Age: t.age, Payload: t.payload})
+	t.payload.Data = nil // the applier and the journal have it
+}
+
+func (n *Node) applied(ev Applied) {
+	t := n.txns[ev.GID]
+	if t == nil || t.local != localApplying {
+		return
+	}
+	if ev.Err == nil {
+		t.local = localPrepared
+	} else {
+		t.local = localFailed
+		t.failure = ev.Err
+	}
+	if t.outcome != undecided {
+		n.finish(t)
+		return
+	}
+	n.vote(t)
+}
+
+// vote says again what this node thinks of the transaction, if it knows. The payload was handed to the journal in an
+// earlier Ready or in this one, so it is durable when the vote leaves.
+func (n *Node) vote(t *txn) {
+	switch t.local {
+	case localPrepared:
+		n.send(t.gid.Origin, mtm.Vote{GID: t.gid})
+	case localFailed, localLost:
+		why := t.failure
+		if why == nil {
+			why = mtm.Conflict(fmt.Sprintf("Node %d was restarted.", n.cfg.ID))
+		}
+		n.send(t.gid.Origin, mtm.Vote{GID: t.gid, Err: why})
+	}
+}
+
+// decide fixes the outcome at the node that found it, and tells the others.
+func (n *Node) decide(t *txn, commit bool) {
+	n.setOutcome(t, commit)
+	to := n.gen.Configured
+	if t.coord != nil && !commit {
+		to = t.coord.sent // nobody else has heard of it
+	}
+	if !t.payload.Has(mtm.PayloadEmpty) {
+		n.sendAll(to, mtm.Decided{GID: t.gid, Commit: commit})
+	}
+}
+
+func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
+	if n.isForgotten(d.GID) {
+		return
+	}
+	if _, ok := n.outcomes[d.GID]; ok {
+		n.send(d.GID.Origin, mtm.Finished{GID: d.GID})
+		return
+	}
+	t := n.txns[d.GID]
+	if t == nil {
+		t = n.newTxn(d.GID)
+	}
+	if t.outcome == undecided {
+		n.setOutcome(t, d.Commit)
+	}
+}
+
+// setOutcome records a decision and carries it out here. The record precedes COMMIT PREPARED in the journal, so that
+// the order of decisions respects every row lock.
+func (n *Node) setOutcome(t *txn, commit bool) {
+	t.outcome = outcomeOf(commit)
+	t.attempt = nil
+	t.retryAt, t.backoff = n.now+n.cfg.Retransmit, n.cfg.Retransmit
+	if !t.payload.Has(mtm.PayloadEmpty) {
+		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit})
+	}
+	n.finish(t)
+}
+
+// finish brings the outcome into this node's PostgreSQL, as soon as nothing else is under way for it.
+func (n *Node) finish(t *txn) {
+	switch t.local {
+	case localSession, localFinishing:
+		// The session's answer, or the Finish, comes back here.
+	case localApplying:
+		n.do(CancelApply{GID: t.gid})
+	case localPrepared, localLost:
+		// A lost one may have been finished before the restart; Finish does not mind.
+		t.local = localFinishing
+		n.do(Finish{GID: t.gid, Commit: t.outcome == committed})
+	case localNone, localWaiting, localFailed:
+		n.settled(t)
+	}
+}
+
+func (n *Node) finishedHere(gid mtm.GID) {
+	if t := n.txns[gid]; t != nil && t.local == localFinishing {
+		n.settled(t)
+	}
+}
+
+// settled: the outcome is in this node's PostgreSQL. Others that waited for it may start; the origin, or the client,
+// hears of it.
+func (n *Node) settled(t *txn) {
+	t.local = localFinished
+	delete(n.waiting, t.gid)
+	for _, w := range sorted(n.waiting) {
+		if w.waitsFor[t.gid] {
+			delete(w.waitsFor, t.gid)
+			n.startIfFree(w)
+		}
+	}
+	if t.coord == nil {
+		n.outcomes[t.gid] = t.outcome == committed
+		delete(n.txns, t.gid)
+		n.drop(t.payload)
+		n.send(t.gid.Origin, mtm.Finished{GID: t.gid})
+		return
+	}
+	n.doneBy(t, n.cfg.ID)
+}
+
+func (n *Node) onFinished(from mtm.NodeID, f mtm.Finished) {
+	if t := n.txns[f.GID]; t != nil && t.coord != nil && t.outcome != undecided {
+		n.doneBy(t, from)
+	}
+}
+
+// doneBy counts who has finished an own transaction, answers the client, and lets go of it when all have.
+func (n *Node) doneBy(t *txn, id mtm.NodeID) {
+	c := t.coord
+	c.done = c.done.With(id)
+	if t.local != localFinished {
+		return
+	}
+	wanted := mtm.Nodes(n.cfg.ID)
+	if t.outcome == committed && !t.payload.Has(mtm.PayloadWaitLocal) {
+		wanted = c.members
+	}
+	if !c.replied && c.done.Contains(wanted) {
+		c.replied = true
+		n.ready.Reply = append(n.ready.Reply, Reply{GID: t.gid, Err: n.replyError(t)})
+	}
+	holders := n.gen.Configured
+	if t.outcome == aborted {
+		holders = c.sent.With(n.cfg.ID)
+	} else if t.payload.Has(mtm.PayloadEmpty) {
+		holders = mtm.Nodes(n.cfg.ID)
+	}
+	if c.done.Contains(holders) {
+		n.outcomes[t.gid] = t.outcome == committed
+		delete(n.txns, t.gid)
+		n.drop(t.payload)
+	}
+}
+
+func (n *Node) replyError(t *txn) *mtm.Error {
+	if t.outcome == committed {
+		return nil
+	}
+	if t.failure != nil {
+		return t.failure
+	}
+	return mtm.Conflict("The cluster decided to abort it.")
+}

@@ -1,0 +1,207 @@
+package coordinator
+
+import (
+	"cmp"
+	"slices"
+
+	"mtm"
+)
+
+// Config is what a Node must be told. Times are in milliseconds of Tick.Now.
+type Config struct {
+	ID           mtm.NodeID
+	Generation   mtm.Generation
+	MaxInFlight  int    // unfinished transactions of this origin; at least 1
+	Reserve      uint64 // sequences reserved per record; default 1 << 16
+	Retransmit   uint64 // first repetition of what was not answered; doubles up to 16 times; default 1000
+	ResolveAfter uint64 // from the loss of an origin to the first ballot; default 200
+	ForgetEvery  uint64 // between two Forget messages; default 200
+	Plant        Plant  // faults planted by tests; none in production
+}
+
+// Plant names faults that the simulator must be able to find.
+type Plant struct {
+	MajorityPrepare bool // precommit when a majority voted, instead of all members
+	StaleBallot     bool // accept a ballot below the promise
+	NoDeps          bool // apply without waiting for what the origin saw
+}
+
+func (c Config) withDefaults() Config {
+	def := func(v *uint64, d uint64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.Reserve, 1<<16)
+	def(&c.Retransmit, 1000)
+	def(&c.ResolveAfter, 200)
+	def(&c.ForgetEvery, 200)
+	c.MaxInFlight = max(c.MaxInFlight, 1)
+	return c
+}
+
+// Node is the brain of one node. It is not safe for concurrent use. Create it with New, hand it the journal with
+// Replay, then Start it once; from then on Step and Ready.
+type Node struct {
+	cfg   Config
+	gen   mtm.Generation
+	now   uint64
+	ready Ready
+
+	txns      map[mtm.GID]*txn
+	outcomes  map[mtm.GID]bool      // finished here, not yet everywhere; true is committed
+	forgotten map[mtm.NodeID]uint64 // per origin: finished everywhere up to here
+	maxSeen   map[mtm.NodeID]uint64 // per origin: highest sequence heard of
+
+	peers      map[mtm.NodeID]uint64 // incarnation of the peers that are up
+	next       uint64                // first own sequence that was not given, as far as known
+	reserved   uint64                // sequences below may be given
+	gateOpen   bool
+	started    bool
+	forgetAt   uint64
+	forgetSent uint64
+	shadow     *Node            // while a checkpoint is replayed
+	waiting    map[mtm.GID]*txn // those that are localWaiting
+}
+
+// New makes a Node that knows nothing yet.
+func New(cfg Config) *Node {
+	n := &Node{cfg: cfg.withDefaults(), gen: cfg.Generation, peers: map[mtm.NodeID]uint64{}}
+	n.reset()
+	return n
+}
+
+func (n *Node) reset() {
+	n.txns = map[mtm.GID]*txn{}
+	n.outcomes = map[mtm.GID]bool{}
+	n.forgotten = map[mtm.NodeID]uint64{}
+	n.maxSeen = map[mtm.NodeID]uint64{}
+	n.waiting = map[mtm.GID]*txn{}
+	n.next, n.reserved = 1, 1
+}
+
+// Ready returns what is to be done since the last call, and clears it.
+func (n *Node) Ready() Ready {
+	r := n.ready
+	n.ready = Ready{}
+	return r
+}
+
+// Step takes in one event. What follows from it is in Ready.
+func (n *Node) Step(ev Event) {
+	switch ev := ev.(type) {
+	case Tick:
+		n.tick(ev.Now)
+	case Received:
+		n.receive(ev.Message)
+	case PeerUp:
+		n.peerUp(ev.Node, ev.Incarnation)
+	case PeerDown:
+		n.peerDown(ev.Node)
+	case Permitted:
+		n.permitted(ev)
+	case Prepared:
+		n.prepared(ev)
+	case Captured:
+		n.captured(ev)
+	case Cancelled:
+		n.cancelled(ev.GID)
+	case Applied:
+		n.applied(ev)
+	case Blocked:
+		n.blocked(ev)
+	case Finished:
+		n.finishedHere(ev.GID)
+	case GateClosed:
+		n.next = max(n.next, ev.Next)
+	}
+}
+
+func (n *Node) receive(m mtm.Message) {
+	if !n.gen.Configured.Has(m.From) || m.From == n.cfg.ID || m.To != n.cfg.ID {
+		return
+	}
+	switch b := m.Body.(type) {
+	case mtm.Prepare:
+		n.onPrepare(m.From, b)
+	case mtm.Vote:
+		n.onVote(m.From, b)
+	case mtm.Accept:
+		n.onAccept(m.From, b)
+	case mtm.Accepted:
+		n.onAccepted(m.From, b)
+	case mtm.Collect:
+		n.onCollect(m.From, b)
+	case mtm.Promised:
+		n.onPromised(m.From, b)
+	case mtm.Rejected:
+		n.onRejected(b)
+	case mtm.Decided:
+		n.onDecided(m.From, b)
+	case mtm.Finished:
+		n.onFinished(m.From, b)
+	case mtm.Wound:
+		n.onWound(b)
+	case mtm.Forget:
+		n.onForget(m.From, b)
+	}
+}
+
+func (n *Node) persist(r mtm.Record) { n.ready.Persist = append(n.ready.Persist, r) }
+
+func (n *Node) do(a Action) { n.ready.Do = append(n.ready.Do, a) }
+
+func (n *Node) send(to mtm.NodeID, b mtm.Body) {
+	if _, up := n.peers[to]; up {
+		n.ready.Send = append(n.ready.Send, mtm.Message{From: n.cfg.ID, To: to, Body: b})
+	}
+}
+
+func (n *Node) sendAll(to mtm.NodeSet, b mtm.Body) {
+	for _, id := range to.Without(n.cfg.ID).IDs() {
+		n.send(id, b)
+	}
+}
+
+// sorted lists transactions in an order that does not depend on the map, so that a run can be repeated.
+func sorted(txns map[mtm.GID]*txn) []*txn {
+	if len(txns) == 0 {
+		return nil
+	}
+	list := make([]*txn, 0, len(txns))
+	for _, t := range txns {
+		list = append(list, t)
+	}
+	slices.SortFunc(list, func(a, b *txn) int {
+		return cmp.Or(cmp.Compare(a.gid.Origin, b.gid.Origin), cmp.Compare(a.gid.Seq, b.gid.Seq))
+	})
+	return list
+}
+
+func (n *Node) newTxn(gid mtm.GID) *txn {
+	t := &txn{gid: gid, backoff: n.cfg.Retransmit, retryAt: n.now + n.cfg.Retransmit}
+	n.txns[gid] = t
+	n.maxSeen[gid.Origin] = max(n.maxSeen[gid.Origin], gid.Seq)
+	return t
+}
+
+// known returns the outcome of a transaction that is finished here or decided, if it is.
+func (n *Node) known(gid mtm.GID) (commit, ok bool) {
+	if commit, ok = n.outcomes[gid]; ok {
+		return commit, true
+	}
+	if t := n.txns[gid]; t != nil && t.outcome != undecided {
+		return t.outcome == committed, true
+	}
+	return false, false
+}
+
+func (n *Node) isForgotten(gid mtm.GID) bool { return gid.Seq <= n.forgotten[gid.Origin] }
+
+func (n *Node) up() mtm.NodeSet {
+	s := mtm.Nodes(n.cfg.ID)
+	for id := range n.peers {
+		s = s.With(id)
+	}
+	return s
+}

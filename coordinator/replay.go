@@ -1,0 +1,194 @@
+package coordinator
+
+import (
+	"slices"
+
+	"mtm"
+)
+
+// This file is about restarts: reading the journal again, meeting PostgreSQL, and keeping the journal short.
+
+// Replay takes in the records of the journal, oldest first, before Start.
+func (n *Node) Replay(r mtm.Record) {
+	switch r.(type) {
+	case mtm.RecCheckpoint:
+		n.shadow = New(n.cfg)
+		return
+	case mtm.RecCheckpointEnd:
+		if s := n.shadow; s != nil {
+			n.txns, n.outcomes, n.forgotten, n.maxSeen = s.txns, s.outcomes, s.forgotten, s.maxSeen
+			n.next, n.reserved = s.next, s.reserved
+			n.shadow = nil
+		}
+		return
+	}
+	if n.shadow != nil {
+		n.shadow.replayOne(r)
+	}
+	n.replayOne(r) // a checkpoint without its end only repeats what is known
+}
+
+func (n *Node) replayOne(r mtm.Record) {
+	switch r := r.(type) {
+	case mtm.RecPrepare:
+		if t := n.replayTxn(r.GID); t != nil {
+			t.age, t.deps, t.lsn, t.payload = r.Age, r.Deps, r.LSN, r.Payload
+			t.payload.Data = nil
+			t.journaled = true
+		}
+	case mtm.RecPromise:
+		if t := n.replayTxn(r.GID); t != nil {
+			t.promised = r.Ballot
+			t.seenN = max(t.seenN, r.Ballot.N)
+		}
+	case mtm.RecAccept:
+		if t := n.replayTxn(r.GID); t != nil {
+			t.promised, t.accepted, t.acceptVal = r.Ballot, r.Ballot, r.Commit
+			t.seenN = max(t.seenN, r.Ballot.N)
+		}
+	case mtm.RecDecide:
+		if t := n.replayTxn(r.GID); t != nil {
+			t.outcome = outcomeOf(r.Commit)
+		}
+	case mtm.RecReserve:
+		n.reserved = max(n.reserved, r.Upto)
+	case mtm.RecForget:
+		n.forgotten[r.Origin] = max(n.forgotten[r.Origin], r.Upto)
+		n.maxSeen[r.Origin] = max(n.maxSeen[r.Origin], r.Upto)
+		for gid := range n.txns {
+			if n.isForgotten(gid) {
+				delete(n.txns, gid)
+			}
+		}
+	}
+}
+
+func (n *Node) replayTxn(gid mtm.GID) *txn {
+	if n.isForgotten(gid) {
+		return nil
+	}
+	if t := n.txns[gid]; t != nil {
+		return t
+	}
+	return n.newTxn(gid)
+}
+
+// Start ends the replay. prepared lists what PostgreSQL holds prepared under our names. What the journal does not
+// know was never voted for, so it is rolled back; what it knows is finished, aborted or handed to the resolver.
+//
+// Nothing of an earlier life of this node may still be about to prepare when the list is made.
+func (n *Node) Start(prepared []mtm.GID) {
+	n.shadow = nil
+	n.started = true
+	slices.SortFunc(prepared, func(a, b mtm.GID) int {
+		if a.Less(b) {
+			return -1
+		}
+		return 1
+	})
+	held := map[mtm.GID]bool{}
+	for _, gid := range prepared {
+		held[gid] = true
+		if t := n.txns[gid]; t == nil || !t.journaled && t.outcome == undecided {
+			n.rollBackStray(gid)
+		}
+	}
+	for _, t := range sorted(n.txns) {
+		if t.local == localNone {
+			n.startTxn(t, held[t.gid])
+		}
+	}
+	n.next = max(n.next, n.reserved)
+	n.extendReserve()
+	n.checkGate()
+}
+
+// rollBackStray ends a transaction that is prepared here and that this node never spoke of.
+func (n *Node) rollBackStray(gid mtm.GID) {
+	t := n.txns[gid]
+	if t == nil {
+		t = n.newTxn(gid)
+	}
+	t.local = localPrepared
+	if gid.Origin == n.cfg.ID {
+		t.coord = &coord{members: n.gen.Members, sent: n.gen.Configured, prepared: true, replied: true}
+		n.decide(t, false)
+		return
+	}
+	// It never voted, so it cannot be committed; and it must never vote again, whatever arrives late.
+	t.outcome = aborted
+	n.persist(mtm.RecDecide{GID: gid, Firm: true})
+	n.finish(t)
+}
+
+func (n *Node) startTxn(t *txn, held bool) {
+	t.local = localLost
+	if held {
+		t.local = localPrepared
+	}
+	if t.gid.Origin == n.cfg.ID {
+		t.coord = &coord{members: n.gen.Members, sent: n.gen.Configured, prepared: true, replied: true}
+	}
+	switch {
+	case t.outcome != undecided && held:
+		n.finish(t)
+	case t.outcome != undecided:
+		n.settled(t)
+	case t.coord != nil && t.accepted.IsZero():
+		n.decide(t, false)
+	default:
+		n.makeOrphan(t)
+		if t.coord == nil {
+			t.retryAt += 4 * n.cfg.ResolveAfter // its origin may well be there: the vote asks it first
+		}
+	}
+}
+
+// Checkpoint lists what must be remembered, so that the journal before it is needed no more. The caller appends it in
+// one piece. payload reads back what a transaction's RecPrepare held; it returns false when it is gone.
+func (n *Node) Checkpoint(payload func(mtm.GID) (mtm.Payload, bool)) []mtm.Record {
+	recs := []mtm.Record{mtm.RecCheckpoint{Generation: n.gen}, mtm.RecReserve{Upto: n.reserved}}
+	for _, id := range n.gen.Configured.IDs() {
+		if n.forgotten[id] > 0 {
+			recs = append(recs, mtm.RecForget{Origin: id, Upto: n.forgotten[id]})
+		}
+	}
+	for _, t := range sorted(n.txns) {
+		recs = append(recs, t.records(payload)...)
+	}
+	gids := make([]mtm.GID, 0, len(n.outcomes))
+	for gid := range n.outcomes {
+		gids = append(gids, gid)
+	}
+	slices.SortFunc(gids, func(a, b mtm.GID) int {
+		if a.Less(b) {
+			return -1
+		}
+		return 1
+	})
+	for _, gid := range gids {
+		recs = append(recs, mtm.RecDecide{GID: gid, Commit: n.outcomes[gid]})
+	}
+	return append(recs, mtm.RecCheckpointEnd{})
+}
+
+func (t *txn) records(payload func(mtm.GID) (mtm.Payload, bool)) []mtm.Record {
+	var recs []mtm.Record
+	if t.journaled {
+		p := t.payload
+		if full, ok := payload(t.gid); ok {
+			p = full
+		}
+		recs = append(recs, mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: p, LSN: t.lsn})
+	}
+	if !t.accepted.IsZero() {
+		recs = append(recs, mtm.RecAccept{GID: t.gid, Ballot: t.accepted, Commit: t.acceptVal})
+	}
+	if t.accepted.Less(t.promised) {
+		recs = append(recs, mtm.RecPromise{GID: t.gid, Ballot: t.promised})
+	}
+	if t.outcome != undecided {
+		recs = append(recs, mtm.RecDecide{GID: t.gid, Commit: t.outcome == committed})
+	}
+	return recs
+}

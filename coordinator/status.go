@@ -1,0 +1,56 @@
+package coordinator
+
+import "mtm"
+
+// Status is what the node says of itself to operators.
+type Status struct {
+	ID         mtm.NodeID
+	Status     mtm.Status
+	Connected  mtm.NodeSet // itself counted
+	Generation mtm.Generation
+	Online     mtm.NodeSet // members known to be online
+	InFlight   int         // own transactions that are not finished everywhere
+	Undecided  int         // transactions of any origin without an outcome
+	InDoubt    []mtm.GID   // undecided ones whose origin is lost, ascending
+}
+
+// Status describes the node now.
+func (n *Node) Status() Status {
+	s := Status{ID: n.cfg.ID, Connected: n.up(), Generation: n.gen}
+	s.Online = n.gen.Members.Intersect(s.Connected)
+	switch {
+	case !n.started:
+		s.Status = mtm.StatusDisabled
+	case s.Connected.Contains(n.gen.Members):
+		s.Status = mtm.StatusOnline
+	default:
+		s.Status = mtm.StatusIsolated
+	}
+	for _, t := range sorted(n.txns) {
+		if t.coord != nil {
+			s.InFlight++
+		}
+		if t.outcome == undecided {
+			s.Undecided++
+			if t.orphan {
+				s.InDoubt = append(s.InDoubt, t.gid)
+			}
+		}
+	}
+	return s
+}
+
+// Outcome tells what became of a transaction, as far as this node knows or remembers: "committed", "aborted",
+// "in progress", or "" when it does not know it.
+func (n *Node) Outcome(gid mtm.GID) string {
+	if commit, ok := n.known(gid); ok {
+		if commit {
+			return "committed"
+		}
+		return "aborted"
+	}
+	if n.txns[gid] != nil {
+		return "in progress"
+	}
+	return ""
+}
