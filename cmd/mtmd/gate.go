@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mtm"
+	"mtm/coordinator"
+)
+
+// gate stands between client sessions and the brain: it numbers transactions while the brain lets it, bounds how many
+// are in flight, and hands the outcomes back. It implements gateway.Commits.
+type gate struct {
+	id      mtm.NodeID
+	post    func(coordinator.Event)
+	metrics *metrics
+	timeout func() time.Duration // how long a permit is waited for
+	resolve func() time.Duration // how long an outcome is waited for
+
+	refusal atomic.Pointer[mtm.Error] // why this node serves nobody; nil when it does
+
+	mu        sync.Mutex
+	open      bool
+	reason    *mtm.Error // why it is not open
+	gen       uint64
+	next      uint64
+	below     uint64
+	limit     int
+	preparing int
+	waiting   map[mtm.GID]*commit
+	changed   chan struct{} // closed and replaced whenever somebody may go on
+}
+
+// commit is one transaction between its permit and its outcome.
+type commit struct {
+	done     chan *mtm.Error
+	began    time.Time
+	prepared time.Time
+}
+
+func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, timeout, resolve func() time.Duration) *gate {
+	g := &gate{
+		id: id, post: post, metrics: m, timeout: timeout, resolve: resolve, waiting: map[mtm.GID]*commit{},
+		changed: make(chan struct{}), reason: mtm.NotOnline(mtm.StatusDisabled, "The node is starting."),
+	}
+	return g
+}
+
+func (g *gate) wake() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// allow carries out coordinator.OpenGate.
+func (g *gate) allow(a coordinator.OpenGate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.next = max(g.next, a.First)
+	g.open, g.reason, g.gen, g.below, g.limit = true, nil, a.Gen, a.Below, a.Limit
+	g.wake()
+}
+
+// forbid carries out coordinator.CloseGate.
+func (g *gate) forbid(reason *mtm.Error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open, g.reason = false, reason
+	g.closedIfIdle()
+}
+
+func (g *gate) closedIfIdle() {
+	if !g.open && g.preparing == 0 {
+		g.post(coordinator.GateClosed{Next: g.next})
+	}
+}
+
+// Admit implements gateway.Commits.
+func (g *gate) Admit(context.Context, bool) error {
+	if e := g.refusal.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// Permit implements gateway.Commits. Permitted is posted under the lock, so the brain meets the numbers in order.
+func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
+	if age == 0 {
+		age = uint64(time.Now().UnixMicro())
+	}
+	var timer *time.Timer
+	for {
+		g.mu.Lock()
+		if g.open && g.next < g.below && len(g.waiting) < g.limit {
+			gid := mtm.GID{Origin: g.id, Gen: g.gen, Seq: g.next}
+			g.next++
+			g.preparing++
+			g.waiting[gid] = &commit{done: make(chan *mtm.Error, 1), began: time.Now()}
+			g.post(coordinator.Permitted{GID: gid, Age: age})
+			g.mu.Unlock()
+			failPoint("permit")
+			return gid, nil
+		}
+		changed, reason := g.changed, g.reason
+		g.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(g.timeout())
+			defer timer.Stop()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return mtm.GID{}, ctx.Err()
+		case <-timer.C:
+			if reason == nil {
+				reason = &mtm.Error{Code: "53400", Msg: "too many transactions are waiting to commit",
+					Hint: "Raise max_prepared_transactions on every node, or see \"mtmctl status\" for a slow node."}
+			}
+			return mtm.GID{}, reason
+		}
+	}
+}
+
+// Prepared implements gateway.Commits.
+func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
+	failPoint("prepare-answered")
+	g.mu.Lock()
+	g.preparing--
+	if c := g.waiting[gid]; c != nil {
+		c.prepared = time.Now()
+		g.metrics.phase("prepare", c.prepared.Sub(c.began))
+	}
+	if err != nil || unknown {
+		delete(g.waiting, gid)
+		g.wake()
+	}
+	g.post(coordinator.Prepared{GID: gid, Err: err, Unknown: unknown})
+	g.closedIfIdle()
+	g.mu.Unlock()
+}
+
+// Wait implements gateway.Commits.
+func (g *gate) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
+	g.mu.Lock()
+	c := g.waiting[gid]
+	g.mu.Unlock()
+	if c == nil {
+		return mtm.Unknown(gid, "Nobody waits for it.")
+	}
+	timer := time.NewTimer(g.resolve())
+	defer timer.Stop()
+	select {
+	case err := <-c.done:
+		g.metrics.committed(c, err)
+		return err
+	case <-ctx.Done():
+		return mtm.Unknown(gid, "The session ended first.")
+	case <-timer.C:
+		return mtm.Unknown(gid, "No quorum answered within resolve_timeout.")
+	}
+}
+
+// Cancel implements gateway.Commits.
+func (g *gate) Cancel(gid mtm.GID) { g.post(coordinator.Cancelled{GID: gid}) }
+
+// reply carries out coordinator.Reply.
+func (g *gate) reply(r coordinator.Reply) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.waiting[r.GID]; c != nil {
+		c.done <- r.Err
+		delete(g.waiting, r.GID)
+		g.wake()
+	}
+}

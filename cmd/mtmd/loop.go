@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mtm"
+	"mtm/coordinator"
+)
+
+// Log keys of this command.
+const (
+	keyEvent  = "event"
+	keyError  = "error"
+	keyNode   = "node"
+	keyStatus = "status"
+	keyGID    = "gid"
+)
+
+// hands are the drivers, as the loop sees them. None of the calls may block for long.
+type hands struct {
+	append func(recs []mtm.Record, sync bool) error // the journal
+	send   func(mtm.Message)                        // the queue to the peers
+	act    func(coordinator.Action)                 // logrep, the gate and the spill files
+	reply  func(coordinator.Reply)                  // the gate
+}
+
+// loop owns the brain. One goroutine steps it; a second carries out what it says, in Ready's order, so that the brain
+// goes on thinking while the disk syncs, and one sync serves all that was decided meanwhile.
+type loop struct {
+	node    *coordinator.Node
+	mail    *mailbox
+	hands   hands
+	metrics *metrics
+	log     *slog.Logger
+	started time.Time
+	status  func(coordinator.Status) // told when it changed
+	ask     chan func(*coordinator.Node)
+	ready   chan coordinator.Ready
+}
+
+const tickEvery = 20 * time.Millisecond
+
+func newLoop(node *coordinator.Node, mail *mailbox, h hands, m *metrics, log *slog.Logger, status func(coordinator.Status)) *loop {
+	return &loop{
+		node: node, mail: mail, hands: h, metrics: m, log: log, started: time.Now(), status: status,
+		ask: make(chan func(*coordinator.Node)), ready: make(chan coordinator.Ready, 1024),
+	}
+}
+
+// Run steps the brain until ctx ends or the journal fails.
+func (l *loop) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.tick(ctx) })
+	g.Go(func() error { return l.think(ctx) })
+	g.Go(func() error { return l.carryOut(ctx) })
+	return g.Wait()
+}
+
+func (l *loop) tick(ctx context.Context) error {
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			l.mail.post(coordinator.Tick{Now: uint64(time.Since(l.started).Milliseconds())})
+		}
+	}
+}
+
+// askNode runs f on the brain's goroutine: the one way to look into it.
+func (l *loop) askNode(ctx context.Context, f func(*coordinator.Node)) error {
+	done := make(chan struct{})
+	select {
+	case l.ask <- func(n *coordinator.Node) { f(n); close(done) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+func (l *loop) think(ctx context.Context) error {
+	var spare []coordinator.Event
+	var last coordinator.Status
+	l.hand(ctx) // what Start left
+	for first := true; ; first = false {
+		events, err := l.mail.take(ctx, spare)
+		if err != nil {
+			return err
+		}
+		changed := first
+		for _, ev := range events {
+			changed = l.step(ev) || changed
+		}
+		if err := l.hand(ctx); err != nil {
+			return err
+		}
+		clear(events)
+		spare = events
+		if changed {
+			if s := l.node.Status(); first || !sameStatus(s, last) {
+				last = s
+				l.status(s)
+			}
+		}
+		l.answer()
+	}
+}
+
+// step hands one event to the brain; it reports whether the event may change the status.
+func (l *loop) step(ev coordinator.Event) bool {
+	l.node.Step(ev)
+	switch ev := ev.(type) {
+	case coordinator.PeerUp:
+		l.log.Info("peer is up", keyNode, ev.Node)
+		return true
+	case coordinator.PeerDown:
+		l.log.Warn("peer is out of reach", keyNode, ev.Node)
+		return true
+	case coordinator.Captured:
+		failPoint("captured")
+	}
+	return false
+}
+
+func (l *loop) answer() {
+	for {
+		select {
+		case f := <-l.ask:
+			f(l.node)
+		default:
+			return
+		}
+	}
+}
+
+func sameStatus(a, b coordinator.Status) bool {
+	return a.Status == b.Status && a.Connected == b.Connected && a.Generation == b.Generation && a.Online == b.Online
+}
+
+// hand starts what may start at once, and queues the rest.
+func (l *loop) hand(ctx context.Context) error {
+	r := l.node.Ready()
+	if r.Empty() {
+		return nil
+	}
+	for _, m := range r.Forward {
+		failPoint("forward")
+		l.hands.send(m)
+	}
+	for _, a := range r.Start {
+		l.hands.act(a)
+	}
+	r.Forward, r.Start = nil, nil
+	if r.Empty() {
+		return nil
+	}
+	select {
+	case l.ready <- r:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// carryOut writes what was queued, syncs once, and only then lets the rest happen.
+func (l *loop) carryOut(ctx context.Context) error {
+	var batch []coordinator.Ready
+	for {
+		batch = batch[:0]
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case r := <-l.ready:
+			batch = append(batch, r)
+		}
+		for more := true; more && len(batch) < 256; {
+			select {
+			case r := <-l.ready:
+				batch = append(batch, r)
+			default:
+				more = false
+			}
+		}
+		if err := l.write(batch); err != nil {
+			return err
+		}
+		for i := range batch {
+			l.release(&batch[i])
+		}
+	}
+}
+
+func (l *loop) write(batch []coordinator.Ready) error {
+	var recs []mtm.Record
+	sync := false
+	for _, r := range batch {
+		for _, rec := range r.Persist {
+			recs = append(recs, rec)
+			sync = sync || rec.Sync()
+		}
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	failPoint("before-persist")
+	began := time.Now()
+	if err := l.hands.append(recs, sync); err != nil {
+		// What was promised may not be durable: nothing more may be said or done.
+		return fmt.Errorf("journal: %w (free space, then restart mtmd)", err)
+	}
+	if sync {
+		l.metrics.phase("journal", time.Since(began))
+	}
+	failPoint("after-persist")
+	failPersisted(recs)
+	return nil
+}
+
+func failPersisted(recs []mtm.Record) {
+	if failAt == "" {
+		return
+	}
+	for _, r := range recs {
+		switch r.(type) {
+		case mtm.RecAccept:
+			failPoint("accept-persisted")
+		case mtm.RecDecide:
+			failPoint("decide-appended")
+		}
+	}
+}
+
+func (l *loop) release(r *coordinator.Ready) {
+	for _, m := range r.Send {
+		failSend(m)
+		l.hands.send(m)
+	}
+	if len(r.Send) > 0 {
+		failPoint("after-send")
+	}
+	for _, a := range r.Do {
+		l.hands.act(a)
+	}
+	if len(r.Do) > 0 {
+		failPoint("after-do")
+	}
+	for _, rep := range r.Reply {
+		failPoint("before-reply")
+		l.hands.reply(rep)
+	}
+}
+
+func failSend(m mtm.Message) {
+	if failAt == "" {
+		return
+	}
+	switch m.Body.(type) {
+	case mtm.Vote:
+		failPoint("vote-persisted")
+	case mtm.Accept:
+		failPoint("before-accept-send")
+	case mtm.Finished:
+		failPoint("finish-sent")
+	}
+}

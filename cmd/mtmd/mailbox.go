@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"sync"
+
+	"mtm/coordinator"
+)
+
+// mailbox holds the events that the brain has not seen. Posting never blocks, so no driver can wait for the brain
+// while the brain waits for it; what is in flight is bounded by the gates of all nodes.
+type mailbox struct {
+	mu     sync.Mutex
+	events []coordinator.Event
+	bell   chan struct{}
+}
+
+func newMailbox() *mailbox { return &mailbox{bell: make(chan struct{}, 1)} }
+
+func (m *mailbox) post(ev coordinator.Event) {
+	m.mu.Lock()
+	m.events = append(m.events, ev)
+	m.mu.Unlock()
+	select {
+	case m.bell <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for events and returns all there are, oldest first. spare is reused for the next ones.
+func (m *mailbox) take(ctx context.Context, spare []coordinator.Event) ([]coordinator.Event, error) {
+	for {
+		m.mu.Lock()
+		if len(m.events) > 0 {
+			events := m.events
+			m.events = spare[:0]
+			m.mu.Unlock()
+			return events, nil
+		}
+		m.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-m.bell:
+		}
+	}
+}
