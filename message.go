@@ -91,3 +91,43 @@ func (Decided) body()  {}
 func (Finished) body() {}
 func (Wound) body()    {}
 func (Forget) body()   {}
+
+// Heartbeat tells peers that the sender lives, and what it knows; who receives it answers with HeartbeatAck.
+type Heartbeat struct {
+	Sent       uint64 // the sender's clock, milliseconds; comes back in the answer
+	Gen        Generation
+	Donors     NodeSet // of Gen
+	LastOnline uint64
+	Connected  NodeSet // whom the sender hears, itself counted
+}
+
+// HeartbeatAck gives the sender of a heartbeat a lease: the answerer votes for no generation without it until the
+// lease has run out.
+type HeartbeatAck struct {
+	Sent uint64
+}
+
+// Campaign asks for a vote for a generation.
+type Campaign struct {
+	Gen Generation
+}
+
+// CampaignVote answers Campaign. A refusal tells the highest number that the voter knows of.
+type CampaignVote struct {
+	Gen        Generation // as asked
+	OK         bool
+	LastOnline uint64
+	Highest    uint64
+}
+
+// Elected tells a new generation and who holds all that was committed before it.
+type Elected struct {
+	Gen    Generation
+	Donors NodeSet
+}
+
+func (Heartbeat) body()    {}
+func (HeartbeatAck) body() {}
+func (Campaign) body()     {}
+func (CampaignVote) body() {}
+func (Elected) body()      {}

@@ -75,3 +75,15 @@ func (RecReserve) record()       {}
 func (RecForget) record()        {}
 func (RecCheckpoint) record()    {}
 func (RecCheckpointEnd) record() {}
+
+// RecGeneration: what a node must remember of generations; the last one counts.
+type RecGeneration struct {
+	Gen        Generation
+	Donors     NodeSet
+	LastOnline uint64 // the last generation in which this node was online
+	Vote       Generation
+}
+
+// Sync implements Record.
+func (RecGeneration) Sync() bool { return true }
+func (RecGeneration) record()    {}

@@ -1,0 +1,21 @@
+// Package generations decides who may commit now. It is pure, like coordinator, which owns a Machine and drives it.
+//
+// A generation is (number, members, configured). A node lives in one, moves only upwards, and may commit in it when it
+// is online there: LastOnline equals its number. What survives a crash is State.
+//
+// # Rules, each kept by the line that names it
+//
+//   - V1: a node votes for at most one generation of each number, durably before it answers, and for none below its
+//     own generation or its last vote.
+//   - V2: it votes only for members out of its current generation and the proposer, all within its clique.
+//   - V3: it does not vote for a generation without a node whose heartbeat it acknowledged within the last lease, and
+//     for none at all within a lease of its own start (it forgot whom it had acknowledged). So when a generation is
+//     elected, whoever it excludes answers no reads any more (S7).
+//   - V4: a node that voted for n never becomes online below n (S6).
+//   - E1: elected is who has the vote of every proposed member, and they are a majority of the configured.
+//   - D1: donors are the voters with the highest LastOnline; they hold everything that was ever committed, since every
+//     commit was prepared by all members of its generation.
+//   - L1: a lease runs from the sending of the newest heartbeat that a majority (self counted) has acknowledged.
+//
+// The theory is Postgres Pro multimaster's (generations, campaigner); the leases are ours.
+package generations

@@ -1,0 +1,214 @@
+package generations
+
+import "mtm"
+
+// Config is what a Machine must be told. Times are milliseconds.
+type Config struct {
+	ID        mtm.NodeID
+	Initial   mtm.Generation // the first generation, in which every member is online
+	Heartbeat uint64         // between two heartbeats; default 50
+	Lease     uint64         // how long an acknowledged heartbeat lets a node answer reads; default 250
+	Silence   uint64         // after which a peer counts as lost; default 700; under 4 leases
+}
+
+func (c Config) withDefaults() Config {
+	def := func(v *uint64, d uint64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.Heartbeat, 50)
+	def(&c.Lease, 250)
+	def(&c.Silence, 700)
+	return c
+}
+
+// promise is how long a voter keeps to a lease: longer than its holder may count on, by what clocks may drift.
+func (c Config) promise() uint64 { return c.Lease + c.Lease/10 + 1 }
+
+// Ready is what a step of the machine asks for: persist first, then send, then switch.
+type Ready struct {
+	Persist []mtm.Record
+	Send    []mtm.Message
+	Switch  bool // State().Gen is new: leave the old one, and prepare to become online
+}
+
+// Machine decides generations for one node. It is not safe for concurrent use.
+type Machine struct {
+	cfg   Config
+	st    mtm.RecGeneration
+	now   uint64
+	born  uint64 // when this life began
+	peers map[mtm.NodeID]*peer
+	ready Ready
+
+	campaign  *campaign
+	asked     map[mtm.NodeID]mtm.Generation // campaigns that wait for a lease to run out
+	highest   uint64                        // highest number heard of
+	beatAt    uint64
+	votedAt   uint64
+	retryAt   uint64 // not to campaign before
+	caughtUp  bool   // has nearly everything: may ask to be a member again
+	campaigns uint64 // how many were begun, to spread them
+	failures  uint64 // how many of them failed, since the last that was won
+}
+
+// peer is what is known of another node.
+type peer struct {
+	up        bool
+	heard     uint64 // when it was last heard
+	acked     uint64 // when we sent the newest heartbeat that it acknowledged
+	hasAcked  bool
+	promised  uint64 // until when we keep to the lease we gave it
+	beat      mtm.Heartbeat
+	hasBeaten bool
+}
+
+// campaign is a candidacy of this node.
+type campaign struct {
+	gen   mtm.Generation
+	votes map[mtm.NodeID]uint64 // LastOnline of who voted for it
+	until uint64
+}
+
+// New makes a machine; st is what was persisted last, zero at the very first start.
+func New(cfg Config, st mtm.RecGeneration, now uint64) *Machine {
+	m := &Machine{cfg: cfg.withDefaults(), st: st, now: now, born: now, peers: map[mtm.NodeID]*peer{}, asked: map[mtm.NodeID]mtm.Generation{}}
+	if st.Gen.Num == 0 {
+		m.st = mtm.RecGeneration{Gen: cfg.Initial, Donors: cfg.Initial.Members, LastOnline: cfg.Initial.Num, Vote: cfg.Initial}
+	}
+	m.highest = max(m.st.Gen.Num, m.st.Vote.Num)
+	for _, id := range m.st.Gen.Configured.Without(cfg.ID).IDs() {
+		m.peers[id] = &peer{}
+	}
+	return m
+}
+
+// State is what the machine remembers, as it would be persisted now.
+func (m *Machine) State() mtm.RecGeneration { return m.st }
+
+// Ready returns what is to be done since the last call, and clears it.
+func (m *Machine) Ready() Ready {
+	r := m.ready
+	m.ready = Ready{}
+	return r
+}
+
+// Online reports whether this node may commit in its generation.
+func (m *Machine) Online() bool {
+	return m.st.LastOnline == m.st.Gen.Num && m.st.Gen.Members.Has(m.cfg.ID)
+}
+
+// Recovering reports whether this node is elected, and has yet to get what its donors have.
+func (m *Machine) Recovering() bool {
+	return !m.Online() && m.st.Gen.Members.Has(m.cfg.ID) && m.st.Vote.Num == m.st.Gen.Num
+}
+
+// IsDonor reports whether this node holds all that was committed before its generation.
+func (m *Machine) IsDonor() bool { return m.st.Donors.Has(m.cfg.ID) }
+
+// MayBecomeOnline reports whether V4 lets the node become online in its generation.
+func (m *Machine) MayBecomeOnline() bool {
+	return m.st.Gen.Members.Has(m.cfg.ID) && m.st.Vote.Num == m.st.Gen.Num && !m.Online()
+}
+
+// BecomeOnline is called when nothing of an older generation is under way here any more, and all of it is here.
+func (m *Machine) BecomeOnline() {
+	if !m.MayBecomeOnline() {
+		return
+	}
+	m.st.LastOnline = m.st.Gen.Num
+	m.caughtUp = false
+	m.persist()
+	m.beat() // the others wait to hear it
+}
+
+// SetCaughtUp tells whether a node outside the generation has nearly all that its members have.
+func (m *Machine) SetCaughtUp(yes bool) { m.caughtUp = yes }
+
+// PeerUp: the link to a peer works.
+func (m *Machine) PeerUp(id mtm.NodeID) {
+	if p := m.peers[id]; p != nil {
+		p.up, p.heard = true, m.now
+	}
+}
+
+// PeerDown: the link is lost. What was promised to the peer stays promised.
+func (m *Machine) PeerDown(id mtm.NodeID) {
+	if p := m.peers[id]; p != nil {
+		p.up, p.hasBeaten = false, false
+		m.retryAt = min(m.retryAt, m.now+m.spread(10))
+	}
+}
+
+// Connected is whom this node hears, itself counted.
+func (m *Machine) Connected() mtm.NodeSet {
+	s := mtm.Nodes(m.cfg.ID)
+	for id, p := range m.peers {
+		if p.up && m.now-p.heard < m.cfg.Silence {
+			s = s.With(id)
+		}
+	}
+	return s
+}
+
+// OnlinePeers are the members of this node's generation that said that they are online in it, itself counted if so.
+func (m *Machine) OnlinePeers() mtm.NodeSet {
+	var s mtm.NodeSet
+	if m.Online() {
+		s = s.With(m.cfg.ID)
+	}
+	for id, p := range m.peers {
+		if p.hasBeaten && p.beat.Gen.Num == m.st.Gen.Num && p.beat.LastOnline == m.st.Gen.Num && m.st.Gen.Members.Has(id) {
+			s = s.With(id)
+		}
+	}
+	return s
+}
+
+// LeaseEnd is until when, by Tick's clock, this node may answer reads (L1); 0 when it has no lease.
+func (m *Machine) LeaseEnd() uint64 {
+	if !m.Online() {
+		return 0
+	}
+	configured := m.st.Gen.Configured
+	need := configured.Len()/2 + 1 - 1 // besides itself
+	if need <= 0 {
+		return m.now + m.cfg.Lease
+	}
+	best := uint64(0)
+	for _, p := range m.peers {
+		if !p.hasAcked {
+			continue
+		}
+		count := 0
+		for _, q := range m.peers {
+			if q.hasAcked && q.acked >= p.acked {
+				count++
+			}
+		}
+		if count >= need {
+			best = max(best, p.acked+m.cfg.Lease)
+		}
+	}
+	return best
+}
+
+func (m *Machine) persist() { m.ready.Persist = append(m.ready.Persist, m.st) }
+
+func (m *Machine) send(to mtm.NodeID, b mtm.Body) {
+	if v, ok := b.(mtm.CampaignVote); ok && to == m.cfg.ID {
+		m.onVote(to, v) // it was persisted before whatever follows from it is sent
+		return
+	}
+	m.ready.Send = append(m.ready.Send, mtm.Message{From: m.cfg.ID, To: to, Body: b})
+}
+
+func (m *Machine) beat() {
+	for id, p := range m.peers {
+		if p.up {
+			m.send(id, mtm.Heartbeat{Sent: m.now, Gen: m.st.Gen, Donors: m.st.Donors, LastOnline: m.st.LastOnline, Connected: m.Connected()})
+		}
+	}
+	m.beatAt = m.now + m.cfg.Heartbeat
+}
