@@ -10,13 +10,12 @@ import (
 	"mtm/proto/mtmpb"
 )
 
-// AppendRecord appends r, encoded, to buf: one byte of version, then protobuf. A record outside the bounds of this
-// package comes out as one that ParseRecord refuses; a record of no known type is a mistake in the program, and
-// panics.
+// AppendRecord appends r, encoded, to buf: one byte of version, then protobuf. r must satisfy CheckRecord; a record of no
+// known type is a mistake in the program, and panics.
 func AppendRecord(buf []byte, r mtm.Record) []byte {
 	buf = append(buf, RecordVersion)
 	buf, err := proto.MarshalOptions{}.MarshalAppend(buf, encodeRecord(r))
-	if err != nil { // only text that is not UTF-8 can fail, and a record has none but spill names, of our own making
+	if err != nil { // only text that is not UTF-8 can fail, and CheckRecord admits none
 		panic(fmt.Sprintf("proto: record %T: %v", r, err))
 	}
 	return buf
@@ -98,4 +97,10 @@ func decodeRecord(p *mtmpb.Record) (mtm.Record, error) {
 		return nil, fmt.Errorf("%T: %w", rec, d.err)
 	}
 	return rec, nil
+}
+
+// CheckRecord reports whether ParseRecord will accept r: nodes exist, payload and dependencies are within the bounds.
+func CheckRecord(r mtm.Record) error {
+	_, err := decodeRecord(encodeRecord(r))
+	return err
 }
