@@ -224,7 +224,8 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	d.gate.expect = capture.Expect
+	expect := capture.Expect
+	d.gate.expect.Store(&expect)
 	l := &life{cluster: cluster, queue: queue}
 	acts := &actor{capture: capture, applier: applier, finisher: finisher, gate: d.gate, spills: d.journal.Spills(), log: d.log}
 	status := newPublisher(d, cluster)

@@ -132,8 +132,8 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 		c.prepared = time.Now()
 		g.metrics.phase("prepare", c.prepared.Sub(c.began))
 	}
-	if err == nil && !unknown && g.expect != nil {
-		g.expect(gid)
+	if expect := g.expect.Load(); err == nil && !unknown && expect != nil {
+		(*expect)(gid)
 	}
 	if err != nil || unknown {
 		delete(g.waiting, gid)
