@@ -163,7 +163,9 @@ func (n *Node) settled(t *txn) {
 		}
 	}
 	if t.coord == nil {
-		n.outcomes[t.gid] = t.outcome == committed
+		if !n.isForgotten(t.gid) {
+			n.outcomes[t.gid] = t.outcome == committed
+		}
 		delete(n.txns, t.gid)
 		n.drop(t.payload)
 		n.send(t.gid.Origin, mtm.Finished{GID: t.gid})
@@ -173,7 +175,12 @@ func (n *Node) settled(t *txn) {
 }
 
 func (n *Node) onFinished(from mtm.NodeID, f mtm.Finished) {
-	if t := n.txns[f.GID]; t != nil && t.coord != nil && t.outcome != undecided {
+	t := n.txns[f.GID]
+	switch {
+	case t == nil:
+	case f.GID.Origin != n.cfg.ID:
+		n.dropForgotten(t) // the answer to a question of ours: the sender has forgotten it
+	case t.coord != nil && t.outcome != undecided:
 		n.doneBy(t, from)
 	}
 }

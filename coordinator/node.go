@@ -53,15 +53,16 @@ type Node struct {
 	forgotten map[mtm.NodeID]uint64 // per origin: finished everywhere up to here
 	maxSeen   map[mtm.NodeID]uint64 // per origin: highest sequence heard of
 
-	peers      map[mtm.NodeID]uint64 // incarnation of the peers that are up
-	next       uint64                // first own sequence that was not given, as far as known
-	reserved   uint64                // sequences below may be given
-	gateOpen   bool
-	started    bool
-	forgetAt   uint64
-	forgetSent uint64
-	shadow     *Node            // while a checkpoint is replayed
-	waiting    map[mtm.GID]*txn // those that are localWaiting
+	peers        map[mtm.NodeID]uint64 // incarnation of the peers that are up
+	next         uint64                // first own sequence that was not given, as far as known
+	reserved     uint64                // sequences below may be given
+	gateOpen     bool
+	started      bool
+	forgetAt     uint64
+	forgetSent   uint64
+	forgetRepeat int              // rounds until Forget is repeated
+	shadow       *Node            // while a checkpoint is replayed
+	waiting      map[mtm.GID]*txn // those that are localWaiting
 }
 
 // New makes a Node that knows nothing yet.
@@ -196,6 +197,7 @@ func (n *Node) known(gid mtm.GID) (commit, ok bool) {
 	return false, false
 }
 
+// isForgotten reports whether the transaction is finished on all configured nodes.
 func (n *Node) isForgotten(gid mtm.GID) bool { return gid.Seq <= n.forgotten[gid.Origin] }
 
 func (n *Node) up() mtm.NodeSet {
