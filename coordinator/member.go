@@ -136,11 +136,12 @@ func (n *Node) finish(t *txn) {
 		// The session's answer, or the Finish, comes back here.
 	case localApplying:
 		n.do(CancelApply{GID: t.gid})
-	case localPrepared, localLost:
-		// A lost one may have been finished before the restart; Finish does not mind.
+	case localPrepared, localLost, localFailed:
+		// A lost one may have been finished before the restart, and a failed one may be prepared all the same, if
+		// PostgreSQL crashed before it answered; Finish does not mind.
 		t.local = localFinishing
 		n.do(Finish{GID: t.gid, Commit: t.outcome == committed})
-	case localNone, localWaiting, localFailed:
+	case localNone, localWaiting:
 		n.settled(t)
 	}
 }

@@ -45,7 +45,7 @@ func (pg *postgres) start() {
 // clientsGone: mtmd has crashed. Backends notice in a while; a PREPARE that was sent goes on.
 func (pg *postgres) clientsGone() {
 	for _, x := range slices.Clone(pg.live) {
-		x.ended = func(end) {}
+		x.ended, x.finished = func(end) {}, func() {}
 		pg.w.after(pg.w.between(0, 20*ms), func() {
 			if x.state == xactActive {
 				pg.drop(x)
