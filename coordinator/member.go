@@ -13,9 +13,10 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 		n.drop(p.Payload)
 		return
 	}
-	if _, ok := n.outcomes[p.GID]; ok {
+	if commit, ok := n.known(p.GID); ok {
+		// The resolver ended it, and its origin has not heard.
 		n.drop(p.Payload)
-		n.send(from, mtm.Finished{GID: p.GID})
+		n.send(from, mtm.Decided{GID: p.GID, Commit: commit})
 		return
 	}
 	t := n.txns[p.GID]
@@ -31,10 +32,6 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 	}
 	if t == nil {
 		t = n.newTxn(p.GID)
-	}
-	if t.outcome != undecided {
-		n.drop(p.Payload)
-		return
 	}
 	t.age, t.deps, t.payload = p.Age, p.Deps, p.Payload
 	n.journal(t)
@@ -181,8 +178,13 @@ func (n *Node) onFinished(from mtm.NodeID, f mtm.Finished) {
 	case t == nil:
 	case f.GID.Origin != n.cfg.ID:
 		n.dropForgotten(t) // the answer to a question of ours: the sender has forgotten it
-	case t.coord != nil && t.outcome != undecided:
+	case t.coord == nil:
+	case t.outcome != undecided:
 		n.doneBy(t, from)
+	case !t.orphan:
+		// The resolver ended it without us, and its word was lost: ask at once.
+		n.makeOrphan(t)
+		t.retryAt = n.now
 	}
 }
 

@@ -102,6 +102,10 @@ func (n *Node) repeat(t *txn) {
 		}
 	case t.journaled && t.payload.Spill == "":
 		n.forwardPrepare(t)
+	case t.journaled:
+		// A spilled payload is not sent twice over a link that held. Our own ballot promises nothing new: it asks
+		// whether the others have ended the transaction.
+		n.sendAll(c.members.Minus(c.votes), mtm.Collect{GID: t.gid, Ballot: mtm.Ballot{Node: n.cfg.ID}})
 	}
 }
 
