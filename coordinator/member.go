@@ -34,6 +34,7 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 		t = n.newTxn(p.GID)
 	}
 	t.age, t.deps, t.payload = p.Age, p.Deps, p.Payload
+	n.learnDeps(p.GID.Origin, p.Deps)
 	n.journal(t)
 	t.local = localWaiting
 	n.waiting[t.gid] = t
@@ -118,6 +119,7 @@ func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
 // the order of decisions respects every row lock.
 func (n *Node) setOutcome(t *txn, commit bool) {
 	t.outcome = outcomeOf(commit)
+	n.seenOf(t.gid.Origin).decided(t.gid.Seq)
 	t.attempt = nil
 	t.retryAt, t.backoff = n.now+n.cfg.Retransmit, n.cfg.Retransmit
 	if !t.payload.Has(mtm.PayloadEmpty) {

@@ -51,7 +51,7 @@ type Node struct {
 	txns      map[mtm.GID]*txn
 	outcomes  map[mtm.GID]bool      // finished here, not yet everywhere; true is committed
 	forgotten map[mtm.NodeID]uint64 // per origin: finished everywhere up to here
-	maxSeen   map[mtm.NodeID]uint64 // per origin: highest sequence heard of
+	seen      map[mtm.NodeID]*seen  // per origin: which numbers are decided
 
 	peers        map[mtm.NodeID]uint64 // incarnation of the peers that are up
 	next         uint64                // first own sequence that was not given, as far as known
@@ -76,7 +76,7 @@ func (n *Node) reset() {
 	n.txns = map[mtm.GID]*txn{}
 	n.outcomes = map[mtm.GID]bool{}
 	n.forgotten = map[mtm.NodeID]uint64{}
-	n.maxSeen = map[mtm.NodeID]uint64{}
+	n.seen = map[mtm.NodeID]*seen{}
 	n.waiting = map[mtm.GID]*txn{}
 	n.next, n.reserved = 1, 1
 }
@@ -182,7 +182,7 @@ func sorted(txns map[mtm.GID]*txn) []*txn {
 func (n *Node) newTxn(gid mtm.GID) *txn {
 	t := &txn{gid: gid, backoff: n.cfg.Retransmit, retryAt: n.now + n.cfg.Retransmit}
 	n.txns[gid] = t
-	n.maxSeen[gid.Origin] = max(n.maxSeen[gid.Origin], gid.Seq)
+	n.seenOf(gid.Origin).hear(gid.Seq)
 	return t
 }
 

@@ -168,6 +168,7 @@ func (n *Node) tellForgotten(to mtm.NodeID, gid mtm.GID) {
 
 func (n *Node) forget(origin mtm.NodeID, upto uint64) {
 	n.forgotten[origin] = upto
+	n.seenOf(origin).allDecided(upto)
 	for gid := range n.outcomes {
 		if gid.Origin == origin && gid.Seq <= upto {
 			delete(n.outcomes, gid)
