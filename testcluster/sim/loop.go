@@ -231,7 +231,7 @@ func (n *node) actAll(list []coordinator.Action) bool {
 // compact appends a checkpoint in one piece and drops what precedes it, once it is durable.
 func (n *node) compact() {
 	at := len(n.disk.records)
-	n.disk.append(n.brain.Checkpoint(n.journaledPayload)...)
+	n.disk.append(n.brain.Checkpoint()...)
 	life := n.life
 	n.w.after(n.w.between(50, 2*ms), func() {
 		if n.alive && n.life == life && n.synced() {
@@ -239,15 +239,6 @@ func (n *node) compact() {
 			n.turnDone()
 		}
 	})
-}
-
-func (n *node) journaledPayload(gid mtm.GID) (mtm.Payload, bool) {
-	for _, r := range n.disk.records {
-		if p, ok := r.(mtm.RecPrepare); ok && p.GID == gid {
-			return p.Payload, true
-		}
-	}
-	return mtm.Payload{}, false
 }
 
 func (n *node) reply(r coordinator.Reply) {
