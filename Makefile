@@ -1,0 +1,40 @@
+# make help lists the targets.
+GO      ?= go
+SEEDS   ?= 20000
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  = -X main.version=$(VERSION)
+
+.PHONY: help build test test-matrix demo bench sim fmt proto deps clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+build: ## build bin/mtmd and bin/mtmctl
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+deps: ## install PostgreSQL if it is missing (as root), or say what is missing
+	@scripts/deps.sh
+
+test: deps ## vet, unit tests, simulator, real clusters
+	@SEEDS=$(SEEDS) scripts/test.sh
+
+test-matrix: deps build ## core scenarios on PostgreSQL 15 to 18
+	@scripts/test-matrix.sh
+
+demo: deps build ## three nodes, in one minute
+	@scripts/demo.sh
+
+bench: deps build ## measure against stock PostgreSQL (QUICK=1: a few short cells)
+	@$(GO) run ./testcluster/bench $(if $(QUICK),-quick) $(BENCH)
+
+sim: ## simulate SEEDS seeds
+	$(GO) run ./testcluster/sim -seeds $(SEEDS)
+
+fmt: ## format the code
+	gofmt -w $$(git ls-files '*.go')
+
+proto: ## generate proto/mtmpb
+	$(GO) generate ./proto/...
+
+clean: ## remove what was built
+	rm -rf bin .cache

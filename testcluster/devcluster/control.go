@@ -1,0 +1,188 @@
+package devcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// What says which processes of a node an action is for.
+type What string
+
+// The values of What.
+const (
+	Mtmd     What = "mtmd"
+	Postgres What = "postgres"
+	Both     What = "both"
+)
+
+// Check refuses other values.
+func (w What) Check() error {
+	if w != Mtmd && w != Postgres && w != Both {
+		return fmt.Errorf("%q: must be mtmd, postgres or both", string(w))
+	}
+	return nil
+}
+
+func (w What) mtmd() bool     { return w == Mtmd || w == Both }
+func (w What) postgres() bool { return w == Postgres || w == Both }
+
+// change runs f on node id with the cluster locked, and saves what it changed.
+func (c *Cluster) change(ctx context.Context, id int, w What, f func(*node) error) error {
+	if err := w.Check(); err != nil {
+		return err
+	}
+	unlock, err := lock(ctx, c.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.st, err = loadState(c.dir); err != nil {
+		return err
+	}
+	n, err := c.node(id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(n), c.st.save(c.dir))
+}
+
+// StopNode ends processes in an orderly way: mtmd first.
+func (c *Cluster) StopNode(ctx context.Context, id int, w What) error {
+	return c.change(ctx, id, w, func(n *node) error { return n.stop(ctx, w) })
+}
+
+func (n *node) stop(ctx context.Context, w What) (err error) {
+	if w.mtmd() {
+		err = n.stopMtmd(ctx)
+	}
+	if w.postgres() {
+		err = errors.Join(err, n.stopPostgres(ctx))
+	}
+	return err
+}
+
+// StartNode starts what does not run: PostgreSQL first. It returns when they answer, which is before the node is
+// online (see WaitStatus). Environment variables are added to mtmd's for this start only.
+func (c *Cluster) StartNode(ctx context.Context, id int, w What, env ...string) error {
+	return c.change(ctx, id, w, func(n *node) error {
+		if w.postgres() {
+			if err := n.startPostgres(ctx, c.cred, c.opts.DieWithParent); err != nil {
+				return err
+			}
+		}
+		if !w.mtmd() || c.st.PostgresOnly {
+			return nil
+		}
+		return n.startMtmd(ctx, c.st.Mtmd, slices.Concat(c.st.MtmdEnv, env), c.opts.DieWithParent)
+	})
+}
+
+// Kill ends processes by SIGKILL and returns when they are gone: PostgreSQL with all its children, as in a power cut.
+func (c *Cluster) Kill(ctx context.Context, id int, w What) error {
+	return c.change(ctx, id, w, func(n *node) error { return n.kill(ctx, w) })
+}
+
+func (n *node) kill(ctx context.Context, w What) (err error) {
+	if w.mtmd() {
+		err = n.Mtmd.killFamily(ctx)
+	}
+	if w.postgres() {
+		err = errors.Join(err, n.Postgres.killFamily(ctx))
+	}
+	return err
+}
+
+// Freeze stops processes by SIGSTOP: they keep their connections and say nothing.
+func (c *Cluster) Freeze(ctx context.Context, id int, w What) error {
+	return c.change(ctx, id, w, func(n *node) error {
+		return n.each(w, "freeze", Proc.freezeFamily)
+	})
+}
+
+// Thaw lets frozen processes go on.
+func (c *Cluster) Thaw(ctx context.Context, id int, w What) error {
+	return c.change(ctx, id, w, func(n *node) error {
+		return n.each(w, "thaw", Proc.thawFamily)
+	})
+}
+
+// each does f to the processes that w names. One that does not run is an error.
+func (n *node) each(w What, verb string, f func(Proc) error) error {
+	for _, one := range []struct {
+		is   bool
+		name string
+		p    Proc
+	}{{w.mtmd(), "mtmd", n.Mtmd}, {w.postgres(), "PostgreSQL", n.Postgres}} {
+		if !one.is {
+			continue
+		}
+		if !one.p.Alive() {
+			return fmt.Errorf("cannot %s %s of node %d: it does not run", verb, one.name, n.ID)
+		}
+		if err := f(one.p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StopAll ends every process in an orderly way: all mtmd, then all PostgreSQL, then the proxy. The data stays.
+func (c *Cluster) StopAll(ctx context.Context) error {
+	unlock, err := lock(ctx, c.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.st, err = loadState(c.dir); err != nil {
+		return err
+	}
+	err = c.forEach(func(n *node) error { return n.stopMtmd(ctx) })
+	err = errors.Join(err, c.forEach(func(n *node) error { return n.stopPostgres(ctx) }))
+	err = errors.Join(err, c.endProxy(ctx))
+	return errors.Join(err, c.st.save(c.dir))
+}
+
+// StartAll starts whatever of the cluster does not run, and waits until all nodes are online.
+func (c *Cluster) StartAll(ctx context.Context) error {
+	if err := c.startProxyAgain(ctx); err != nil {
+		return err
+	}
+	for _, id := range c.IDs() {
+		if err := c.StartNode(ctx, id, Both); err != nil {
+			return err
+		}
+	}
+	if c.st.PostgresOnly {
+		return nil
+	}
+	return c.WaitStatus(ctx, "online", c.IDs()...)
+}
+
+// killAll ends every process by force.
+func (c *Cluster) killAll(ctx context.Context) error {
+	if c.st == nil {
+		return nil
+	}
+	err := c.forEach(func(n *node) error { return n.kill(ctx, Both) })
+	err = errors.Join(err, c.endProxy(ctx))
+	return errors.Join(err, c.st.save(c.dir))
+}
+
+// Destroy ends every process by force and removes the directory.
+func (c *Cluster) Destroy(ctx context.Context) error {
+	unlock, err := lock(ctx, c.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.st, err = loadState(c.dir); err != nil {
+		return err
+	}
+	if err := c.killAll(ctx); err != nil {
+		return err
+	}
+	return os.RemoveAll(c.dir)
+}
