@@ -77,24 +77,23 @@ func Precheck(ctx context.Context, cluster string, nodes []Node) ([]NodeChecks, 
 	for i, n := range nodes {
 		g.Go(func() error {
 			all[i] = NodeChecks{NodeID: n.ID, Peer: n.Peer}
-			if err := n.Admin.Call(ctx, "precheck", request{cluster, n.ID, nodes}, &all[i]); err != nil {
+			err := n.Admin.Call(ctx, "precheck", request{cluster, n.ID, nodes}, &all[i])
+			all[i].NodeID, all[i].Peer = n.ID, n.Peer
+			if err != nil {
 				all[i].Err = err.Error()
 			}
-			all[i].NodeID, all[i].Peer = n.ID, n.Peer
-			return nil
+			return err
 		})
 	}
-	g.Wait() //nolint:errcheck // none is given
-	var err error
+	if err := g.Wait(); errors.Is(err, ErrNotReachable) {
+		return all, ErrNotReachable
+	}
 	for _, one := range all {
-		switch {
-		case one.Err != "":
-			return all, ErrNotReachable
-		case !one.OK():
-			err = ErrPrecheck
+		if !one.OK() {
+			return all, ErrPrecheck
 		}
 	}
-	return all, err
+	return all, nil
 }
 
 // Init joins nodes into a cluster. Prerequisites must have been checked. If any node fails, those done and the one
