@@ -1,0 +1,26 @@
+// Package journal keeps what a node must remember over a crash: an append-only log of mtm.Record, a handful of small
+// keys (bbolt), and the payloads too large for the log (spill files). One directory, one process.
+//
+//	DIR/LOCK        held with flock by the process that has the journal open
+//	DIR/state.db    bbolt: the journal's id, the log's first record, and the caller's keys
+//	DIR/log/N.seg   segments of the log; N is the index of the first record, 20 digits
+//	DIR/spill/NAME  spill files; NAME.tmp while they are written
+//
+// What holds:
+//
+//   - Records have consecutive indexes from 1. Append gives them in order, and after a crash the log is a prefix of what
+//     was appended, with at least everything that was synced.
+//   - One Append with sync costs one write and one fdatasync, whatever the number of records. Segments are allocated in
+//     advance, so that it changes no metadata.
+//   - A record is synced, or an error says that nobody knows. After a failed write or fdatasync the journal refuses
+//     everything: the kernel may have dropped the pages, so a second fdatasync that succeeds would prove nothing
+//     (Rebello et al., Can Applications Recover from fsync Failures?, 2020). The process must end; the next one reads
+//     what really is on disk.
+//   - A torn tail (records that were never synced, half there) is cut off when the journal is opened. Damage to
+//     what was synced is an error, a *CorruptError that says where, and never cut off: each record tells how far the log
+//     had been synced when it was written, and so convicts those before it.
+//
+// It never interprets records, never deletes a spill file by itself but for unfinished ones, and never retries I/O.
+//
+// Why a log of our own and not hashicorp/raft-wal or bbolt: see the figures in bench_test.go.
+package journal

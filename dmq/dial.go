@@ -1,0 +1,112 @@
+package dmq
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// run keeps the stream to the peer until ctx is done.
+func (l *link) run(ctx context.Context) error {
+	wait := time.Duration(0)
+	for ctx.Err() == nil {
+		established, err := l.connect(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		switch {
+		case errors.Is(err, errStale):
+			wait = minBackoff
+		case established:
+			wait = 0 // once, at once: what broke may be the connection alone
+		default:
+			l.failed(err, lost(err))
+			wait = min(max(2*wait, minBackoff), maxBackoff)
+		}
+		if !sleep(ctx, jitter(wait)) {
+			break
+		}
+	}
+	return nil
+}
+
+// jitter spreads d over 75 to 125 %.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// lost reports whether err says that the peer's process is gone: nobody listens, or a proxy that listens for it cannot
+// reach it and hangs up.
+func lost(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)
+}
+
+// dial connects to the peer: TCP, then TLS, then nothing is said yet. The connection is made here and not by gRPC, so
+// that errors are what the system said, and reconnecting is ours to time.
+func (l *link) dial(ctx context.Context) (cc *grpc.ClientConn, closeConn func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", l.addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn := tls.Client(raw, l.cfg.clientTLS(l.node))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, nil, err
+	}
+	once := &oneConn{conn: conn}
+	cc, err = grpc.NewClient("passthrough:///"+nodeName(l.node),
+		grpc.WithContextDialer(once.dial),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // conn is TLS already
+		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(), grpc.WithDisableHealthCheck(), grpc.WithNoProxy(),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2*window),
+		grpc.WithWriteBufferSize(64<<10), grpc.WithReadBufferSize(64<<10),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxGRPC), grpc.MaxCallSendMsgSize(maxGRPC)),
+	)
+	if err != nil {
+		raw.Close()
+		return nil, nil, err
+	}
+	return cc, func() { cc.Close(); raw.Close() }, nil
+}
+
+// oneConn lends gRPC one connection, once.
+type oneConn struct {
+	mu   sync.Mutex
+	conn net.Conn
+}
+
+func (o *oneConn) dial(context.Context, string) (net.Conn, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.conn == nil {
+		return nil, net.ErrClosed
+	}
+	conn := o.conn
+	o.conn = nil
+	return conn, nil
+}

@@ -1,0 +1,115 @@
+package dmq
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"mtm"
+	"mtm/proto/mtmpb"
+)
+
+// adminName is the operator's name in certificates; nodes are node-<id>.
+const adminName = "admin"
+
+func nodeName(id mtm.NodeID) string { return fmt.Sprintf("node-%d", id) }
+
+// clientTLS is what node dials with: it must be node, of our cluster, that answers.
+func (c *Config) clientTLS(node mtm.NodeID) *tls.Config {
+	conf := c.ClientTLS.Clone()
+	conf.ServerName = nodeName(node)
+	conf.NextProtos = []string{"h2"}
+	before := conf.VerifyConnection
+	conf.VerifyConnection = func(cs tls.ConnectionState) error {
+		if before != nil {
+			if err := before(cs); err != nil {
+				return err
+			}
+		}
+		name, err := c.identity(cs)
+		if err == nil && name != nodeName(node) {
+			err = fmt.Errorf("dmq: %s answers where %s is expected", name, nodeName(node))
+		}
+		return err
+	}
+	return conf
+}
+
+// identity is the name in the certificate, which must be of our cluster if it names one.
+func (c *Config) identity(cs tls.ConnectionState) (string, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return "", errors.New("dmq: the other side showed no certificate")
+	}
+	subject := cs.PeerCertificates[0].Subject
+	if org := subject.Organization; len(org) > 0 && org[0] != c.Cluster {
+		return "", fmt.Errorf("dmq: %s has a certificate of cluster %q, this is %q", subject.CommonName, org[0], c.Cluster)
+	}
+	return subject.CommonName, nil
+}
+
+// caller tells who makes the call of ctx.
+func (c *Config) caller(ctx context.Context) (string, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return "", status.Error(codes.Unauthenticated, "dmq: no peer")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return "", status.Error(codes.Unauthenticated, "dmq: no TLS")
+	}
+	name, err := c.identity(info.State)
+	if err != nil {
+		return "", status.Error(codes.PermissionDenied, err.Error())
+	}
+	return name, nil
+}
+
+// admit decides who may call what: nodes everything, the operator everything but Peer, others nothing.
+func (c *Config) admit(ctx context.Context, method string) error {
+	name, err := c.caller(ctx)
+	if err != nil {
+		c.Logger.Warn("call refused", "method", method, "error", err)
+		return err
+	}
+	if _, isNode := c.nodeOf(name); isNode {
+		return nil
+	}
+	if name == adminName && !strings.HasPrefix(method, "/"+mtmpb.Peer_ServiceDesc.ServiceName+"/") {
+		return nil
+	}
+	c.Logger.Warn("call refused", "method", method, "name", name)
+	return status.Errorf(codes.PermissionDenied, "dmq: the certificate of %q does not allow %s", name, method)
+}
+
+// nodeOf reads a node's name: this node or one of its peers.
+func (c *Config) nodeOf(name string) (mtm.NodeID, bool) {
+	for id := mtm.NodeID(1); id <= mtm.MaxNodes; id++ {
+		_, known := c.Peers[id]
+		if (known || id == c.Node) && nodeName(id) == name {
+			return id, true
+		}
+	}
+	return 0, false
+}
+
+func (c *Config) admitUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := c.admit(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+func (c *Config) admitStream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if err := c.admit(s.Context(), info.FullMethod); err != nil {
+		return err
+	}
+	return next(srv, s)
+}
