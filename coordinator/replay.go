@@ -145,8 +145,9 @@ func (n *Node) startTxn(t *txn, held bool) {
 }
 
 // Checkpoint lists what must be remembered, so that the journal before it is needed no more. The caller appends it in
-// one piece. payload reads back what a transaction's RecPrepare held; it returns false when it is gone.
-func (n *Node) Checkpoint(payload func(mtm.GID) (mtm.Payload, bool)) []mtm.Record {
+// one piece, in the order of what Ready held before. Payloads are left out, but for the names of spill files: after a
+// restart nothing is applied again.
+func (n *Node) Checkpoint() []mtm.Record {
 	recs := []mtm.Record{mtm.RecCheckpoint{Generation: n.gen}, mtm.RecReserve{Upto: n.reserved}}
 	for _, id := range n.gen.Configured.IDs() {
 		if n.forgotten[id] > 0 {
@@ -154,7 +155,7 @@ func (n *Node) Checkpoint(payload func(mtm.GID) (mtm.Payload, bool)) []mtm.Recor
 		}
 	}
 	for _, t := range sorted(n.txns) {
-		recs = append(recs, t.records(payload)...)
+		recs = append(recs, t.records()...)
 	}
 	gids := make([]mtm.GID, 0, len(n.outcomes))
 	for gid := range n.outcomes {
@@ -172,13 +173,11 @@ func (n *Node) Checkpoint(payload func(mtm.GID) (mtm.Payload, bool)) []mtm.Recor
 	return append(recs, mtm.RecCheckpointEnd{})
 }
 
-func (t *txn) records(payload func(mtm.GID) (mtm.Payload, bool)) []mtm.Record {
+func (t *txn) records() []mtm.Record {
 	var recs []mtm.Record
 	if t.journaled {
 		p := t.payload
-		if full, ok := payload(t.gid); ok {
-			p = full
-		}
+		p.Data = nil
 		recs = append(recs, mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: p, LSN: t.lsn})
 	}
 	if !t.accepted.IsZero() {
@@ -191,4 +190,15 @@ func (t *txn) records(payload func(mtm.GID) (mtm.Payload, bool)) []mtm.Record {
 		recs = append(recs, mtm.RecDecide{GID: t.gid, Commit: t.outcome == committed})
 	}
 	return recs
+}
+
+// Spills names the spill files that transactions still need.
+func (n *Node) Spills() map[string]bool {
+	needed := map[string]bool{}
+	for _, t := range n.txns {
+		if t.payload.Spill != "" {
+			needed[t.payload.Spill] = true
+		}
+	}
+	return needed
 }

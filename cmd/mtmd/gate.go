@@ -16,9 +16,10 @@ type gate struct {
 	id      mtm.NodeID
 	post    func(coordinator.Event)
 	metrics *metrics
-	timeout func() time.Duration // how long a permit is waited for
-	resolve func() time.Duration // how long an outcome is waited for
+	timeout time.Duration // how long a permit is waited for
+	resolve time.Duration // how long an outcome is waited for
 
+	expect  func(mtm.GID)             // capture's: it should deliver gid soon; nil before the node serves
 	refusal atomic.Pointer[mtm.Error] // why this node serves nobody; nil when it does
 
 	mu        sync.Mutex
@@ -40,7 +41,7 @@ type commit struct {
 	prepared time.Time
 }
 
-func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, timeout, resolve func() time.Duration) *gate {
+func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, timeout, resolve time.Duration) *gate {
 	g := &gate{
 		id: id, post: post, metrics: m, timeout: timeout, resolve: resolve, waiting: map[mtm.GID]*commit{},
 		changed: make(chan struct{}), reason: mtm.NotOnline(mtm.StatusDisabled, "The node is starting."),
@@ -105,7 +106,7 @@ func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 		changed, reason := g.changed, g.reason
 		g.mu.Unlock()
 		if timer == nil {
-			timer = time.NewTimer(g.timeout())
+			timer = time.NewTimer(g.timeout)
 			defer timer.Stop()
 		}
 		select {
@@ -131,6 +132,9 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 		c.prepared = time.Now()
 		g.metrics.phase("prepare", c.prepared.Sub(c.began))
 	}
+	if expect := g.expect.Load(); err == nil && !unknown && expect != nil {
+		(*expect)(gid)
+	}
 	if err != nil || unknown {
 		delete(g.waiting, gid)
 		g.wake()
@@ -148,7 +152,7 @@ func (g *gate) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 	if c == nil {
 		return mtm.Unknown(gid, "Nobody waits for it.")
 	}
-	timer := time.NewTimer(g.resolve())
+	timer := time.NewTimer(g.resolve)
 	defer timer.Stop()
 	select {
 	case err := <-c.done:

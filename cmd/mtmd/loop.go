@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"mtm"
 	"mtm/coordinator"
+	"mtm/coordinator/journal"
 )
 
 // Log keys of this command.
@@ -23,10 +24,9 @@ const (
 
 // hands are the drivers, as the loop sees them. None of the calls may block for long.
 type hands struct {
-	append func(recs []mtm.Record, sync bool) error // the journal
-	send   func(mtm.Message)                        // the queue to the peers
-	act    func(coordinator.Action)                 // logrep, the gate and the spill files
-	reply  func(coordinator.Reply)                  // the gate
+	send  func(mtm.Message)        // the queue to the peers
+	act   func(coordinator.Action) // logrep, the gate and the spill files
+	reply func(coordinator.Reply)  // the gate
 }
 
 // loop owns the brain. One goroutine steps it; a second carries out what it says, in Ready's order, so that the brain
@@ -34,6 +34,7 @@ type hands struct {
 type loop struct {
 	node    *coordinator.Node
 	mail    *mailbox
+	journal *journal.Journal
 	hands   hands
 	metrics *metrics
 	log     *slog.Logger
@@ -41,13 +42,19 @@ type loop struct {
 	status  func(coordinator.Status) // told when it changed
 	ask     chan func(*coordinator.Node)
 	ready   chan coordinator.Ready
+	records atomic.Int64 // written since the last checkpoint
+	marking bool         // a checkpoint is on its way
+	extra   []mtm.Record // the checkpoint, to go after what Ready holds
 }
 
-const tickEvery = 20 * time.Millisecond
+const (
+	tickEvery       = 20 * time.Millisecond
+	checkpointEvery = 200_000 // records
+)
 
-func newLoop(node *coordinator.Node, mail *mailbox, h hands, m *metrics, log *slog.Logger, status func(coordinator.Status)) *loop {
+func newLoop(node *coordinator.Node, mail *mailbox, j *journal.Journal, h hands, m *metrics, log *slog.Logger, status func(coordinator.Status)) *loop {
 	return &loop{
-		node: node, mail: mail, hands: h, metrics: m, log: log, started: time.Now(), status: status,
+		node: node, mail: mail, journal: j, hands: h, metrics: m, log: log, started: time.Now(), status: status,
 		ask: make(chan func(*coordinator.Node)), ready: make(chan coordinator.Ready, 1024),
 	}
 }
@@ -118,6 +125,8 @@ func (l *loop) think(ctx context.Context) error {
 func (l *loop) step(ev coordinator.Event) bool {
 	l.node.Step(ev)
 	switch ev := ev.(type) {
+	case coordinator.Tick:
+		l.checkpoint()
 	case coordinator.PeerUp:
 		l.log.Info("peer is up", keyNode, ev.Node)
 		return true
@@ -128,6 +137,17 @@ func (l *loop) step(ev coordinator.Event) bool {
 		failPoint("captured")
 	}
 	return false
+}
+
+// checkpoint lets the journal be short: what still matters is written again.
+func (l *loop) checkpoint() {
+	if full := l.records.Load() >= checkpointEvery; full == l.marking {
+		return
+	}
+	l.marking = !l.marking
+	if l.marking {
+		l.extra = l.node.Checkpoint()
+	}
 }
 
 func (l *loop) answer() {
@@ -148,6 +168,8 @@ func sameStatus(a, b coordinator.Status) bool {
 // hand starts what may start at once, and queues the rest.
 func (l *loop) hand(ctx context.Context) error {
 	r := l.node.Ready()
+	r.Persist = append(r.Persist, l.extra...)
+	l.extra = nil
 	if r.Empty() {
 		return nil
 	}
@@ -212,15 +234,29 @@ func (l *loop) write(batch []coordinator.Ready) error {
 	}
 	failPoint("before-persist")
 	began := time.Now()
-	if err := l.hands.append(recs, sync); err != nil {
-		// What was promised may not be durable: nothing more may be said or done.
-		return fmt.Errorf("journal: %w (free space, then restart mtmd)", err)
+	first, err := l.journal.Append(recs, sync)
+	if err != nil {
+		return err // what was promised may not be durable: nothing more may be said or done
 	}
 	if sync {
 		l.metrics.phase("journal", time.Since(began))
 	}
 	failPoint("after-persist")
 	failPersisted(recs)
+	return l.shorten(first, recs)
+}
+
+// shorten gives up the journal before a checkpoint that is complete, and counts towards the next.
+func (l *loop) shorten(first uint64, recs []mtm.Record) error {
+	if n := l.records.Add(int64(len(recs))); n < checkpointEvery {
+		return nil
+	}
+	for i, r := range recs {
+		if _, ok := r.(mtm.RecCheckpoint); ok {
+			l.records.Store(0)
+			return l.journal.Truncate(first + uint64(i))
+		}
+	}
 	return nil
 }
 

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+
+	"mtm"
+	"mtm/proto/mtmpb"
+)
+
+// adminServer is what mtmctl talks to: methods by name, JSON in and out.
+type adminServer struct {
+	mtmpb.UnimplementedAdminServer
+	d *daemon
+}
+
+func (d *daemon) registerAdmin(s *grpc.Server) { mtmpb.RegisterAdminServer(s, &adminServer{d: d}) }
+
+// joinRequest is what init is told of the cluster to be.
+type joinRequest struct {
+	Cluster string     `json:"cluster"`
+	NodeID  mtm.NodeID `json:"node_id"`
+	Nodes   []struct {
+		ID       mtm.NodeID `json:"id"`
+		Peer     string     `json:"peer"`
+		Conninfo string     `json:"conninfo"`
+	} `json:"nodes"`
+}
+
+// Call implements the Admin service.
+func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb.AdminResponse, error) {
+	var join joinRequest
+	if len(req.GetJson()) > 0 {
+		if err := json.Unmarshal(req.GetJson(), &join); err != nil {
+			return nil, grpcstatus.Errorf(codes.InvalidArgument, "method %s: %v", req.GetMethod(), err)
+		}
+	}
+	var out any
+	var err error
+	switch req.GetMethod() {
+	case "precheck":
+		out, err = s.d.precheck(ctx, join)
+	case "init":
+		err = s.d.join(ctx, join)
+	case "start":
+		err = s.d.startMember()
+	case "rollback_init":
+		err = s.d.leave(ctx)
+	case "status":
+		out = s.d.report()
+	case "nodes":
+		out = s.d.nodes()
+	default:
+		return nil, grpcstatus.Errorf(codes.Unimplemented, "this mtmd (%s) has no method %q", version, req.GetMethod())
+	}
+	if err != nil {
+		return nil, grpcstatus.Error(codes.FailedPrecondition, err.Error())
+	}
+	text, err := json.Marshal(out)
+	if err != nil {
+		return nil, err
+	}
+	return &mtmpb.AdminResponse{Json: text, Done: true}, nil
+}

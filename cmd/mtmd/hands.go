@@ -1,0 +1,96 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+
+	"mtm"
+	"mtm/coordinator"
+	"mtm/coordinator/journal"
+	"mtm/dmq"
+	"mtm/logrep"
+	"mtm/sql/gateway"
+)
+
+// sink turns what the drivers report into events for the brain.
+type sink struct {
+	mail    *mailbox
+	gateway *gateway.Server
+	metrics *metrics
+	log     *slog.Logger
+}
+
+var (
+	_ logrep.Sink = (*sink)(nil)
+	_ dmq.Sink    = (*sink)(nil)
+)
+
+func (s *sink) Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload) {
+	s.mail.post(coordinator.Captured{GID: gid, LSN: lsn, Payload: p})
+}
+
+func (s *sink) Incident(text string) {
+	s.metrics.incident.Inc()
+	s.log.Error("incident: a write went past the cluster", "what", text)
+}
+
+func (s *sink) Applied(gid mtm.GID, err *mtm.Error) {
+	s.mail.post(coordinator.Applied{GID: gid, Err: err})
+}
+
+func (s *sink) Blocked(waiter, holder mtm.GID) {
+	s.mail.post(coordinator.Blocked{Waiter: waiter, Holder: holder})
+}
+
+func (s *sink) Conflict(waiter mtm.GID, pid uint32) bool {
+	return s.gateway.Doom(pid, mtm.Conflict("Transaction "+waiter.String()+" of another node changes the same rows."))
+}
+
+func (s *sink) Finished(gid mtm.GID) { s.mail.post(coordinator.Finished{GID: gid}) }
+
+func (s *sink) Received(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }
+
+func (s *sink) PeerUp(id mtm.NodeID, incarnation uint64) {
+	s.mail.post(coordinator.PeerUp{Node: id, Incarnation: incarnation})
+}
+
+func (s *sink) PeerDown(id mtm.NodeID) { s.mail.post(coordinator.PeerDown{Node: id}) }
+
+// actor hands actions to the drivers that carry them out.
+type actor struct {
+	capture  *logrep.Capture
+	applier  *logrep.Applier
+	finisher *logrep.Finisher
+	gate     *gate
+	spills   *journal.Spills
+	log      *slog.Logger
+}
+
+func (a *actor) act(action coordinator.Action) {
+	switch x := action.(type) {
+	case coordinator.Apply:
+		a.applier.Apply(x.GID, x.Age, x.Payload)
+	case coordinator.CancelApply:
+		a.applier.Cancel(x.GID)
+	case coordinator.Finish:
+		a.finisher.Finish(x.GID, x.Commit)
+	case coordinator.AckCapture:
+		a.capture.Ack(x.LSN)
+	case coordinator.OpenGate:
+		a.gate.allow(x)
+	case coordinator.CloseGate:
+		a.gate.forbid(x.Reason)
+	case coordinator.DropPayload:
+		if err := a.spills.Remove(x.Spill); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			a.log.Warn("remove a spill file", keyError, err)
+		}
+	}
+}
+
+// logrepSpills and queueSpills give the journal's spill files the shapes that their users declare.
+type logrepSpills struct{ *journal.Spills }
+
+func (s logrepSpills) Create() (logrep.SpillWriter, error) { return s.Spills.Create() }
+
+type queueSpills struct{ *journal.Spills }

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// pgFacts is what the daemon must know of its PostgreSQL.
+type pgFacts struct {
+	maxPrepared int
+	systemID    string
+}
+
+func (d *daemon) connect(ctx context.Context, app string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(d.cfg.Postgres)
+	if err != nil {
+		return nil, fmt.Errorf("setting postgres: %w", err)
+	}
+	cfg.RuntimeParams["application_name"] = app
+	cfg.RuntimeParams["default_transaction_read_only"] = "off"
+	cfg.ConnectTimeout = 5 * time.Second
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// meetPostgres waits until PostgreSQL answers, and makes sure that it is the one that the journal belongs to.
+func (d *daemon) meetPostgres(ctx context.Context, cluster *clusterState) (pgFacts, error) {
+	for said := false; ; {
+		facts, err := d.pgFacts(ctx)
+		if err == nil {
+			if facts.systemID != cluster.SystemIdentifier {
+				return facts, fmt.Errorf("the PostgreSQL at setting postgres is another one (system identifier %s) than the "+
+					"journal in %s belongs to (%s): they must be kept, and restored, together", facts.systemID, d.cfg.DataDir, cluster.SystemIdentifier)
+			}
+			return facts, nil
+		}
+		if permanent(err) {
+			return facts, fmt.Errorf("setting postgres: %w", err)
+		}
+		if !said {
+			d.log.Warn("waiting for PostgreSQL", keyError, err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return facts, ctx.Err()
+		case <-time.After(startupRetry):
+		}
+	}
+}
+
+// permanent reports whether waiting will not help: a wrong password, role or database.
+func permanent(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code[:2] == "28" || pg.Code == "3D000" || pg.Code == "42501")
+}
+
+func (d *daemon) pgFacts(ctx context.Context) (pgFacts, error) {
+	conn, err := d.connect(ctx, "mtm_start")
+	if err != nil {
+		return pgFacts{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var f pgFacts
+	var prepared string
+	err = conn.QueryRow(ctx, `SELECT current_setting('max_prepared_transactions'), system_identifier::text FROM pg_control_system()`).
+		Scan(&prepared, &f.systemID)
+	if err != nil {
+		return f, err
+	}
+	f.maxPrepared, err = strconv.Atoi(prepared)
+	return f, err
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"mtm"
+	"mtm/coordinator"
+	"mtm/sql/schema"
+)
+
+// publisher keeps mtm.status() and mtm.nodes() true: it holds the session that says that the daemon lives.
+type publisher struct {
+	d       *daemon
+	cluster *clusterState
+	news    chan coordinator.Status
+}
+
+func newPublisher(d *daemon, cluster *clusterState) *publisher {
+	return &publisher{d: d, cluster: cluster, news: make(chan coordinator.Status, 1)}
+}
+
+// changed leaves s for Run; only the newest counts. It never blocks, and has one caller.
+func (p *publisher) changed(s coordinator.Status) {
+	select {
+	case <-p.news:
+	default:
+	}
+	p.news <- s
+}
+
+// Run publishes until ctx ends; a PostgreSQL that is away is tried again.
+func (p *publisher) Run(ctx context.Context) error {
+	var last coordinator.Status
+	for {
+		err := p.session(ctx, &last)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.d.log.Warn("status is not published to PostgreSQL", keyError, err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(startupRetry):
+		}
+	}
+}
+
+func (p *publisher) session(ctx context.Context, last *coordinator.Status) error {
+	conn, err := p.d.connect(ctx, "mtm_status")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := schema.Announce(ctx, conn, version, 5*time.Second); err != nil {
+		return err
+	}
+	if last.ID != 0 {
+		if err := p.publish(ctx, conn, *last); err != nil {
+			return err
+		}
+	}
+	alive := time.NewTicker(time.Second)
+	defer alive.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case *last = <-p.news:
+			err = p.publish(ctx, conn, *last)
+		case <-alive.C:
+			_, err = conn.Exec(ctx, "SELECT 1") // a PostgreSQL that was restarted forgot us
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (p *publisher) publish(ctx context.Context, conn *pgx.Conn, s coordinator.Status) error {
+	state := schema.State{Status: s.Status, Connected: s.Connected, Generation: s.Generation, Online: s.Online}
+	for _, n := range p.cluster.Nodes {
+		mode := schema.ReceiverNormal
+		if !s.Connected.Has(n.ID) {
+			mode = schema.ReceiverDisabled
+		}
+		state.Peers = append(state.Peers, schema.PeerState{ID: n.ID, Enabled: true, Connected: s.Connected.Has(n.ID), Mode: mode})
+	}
+	return schema.Publish(ctx, conn, state)
+}
+
+// report is the node's status as JSON tells it.
+type report struct {
+	NodeID           int    `json:"node_id"`
+	Status           string `json:"status"`
+	Connected        []int  `json:"connected"`
+	GenNum           uint64 `json:"gen_num"`
+	GenMembers       []int  `json:"gen_members"`
+	GenMembersOnline []int  `json:"gen_members_online"`
+	GenConfigured    []int  `json:"gen_configured"`
+	Cluster          string `json:"cluster"`
+	Version          string `json:"version"`
+	Detail           string `json:"detail,omitempty"`
+	InFlight         int    `json:"in_flight"`
+	InDoubt          int    `json:"in_doubt"`
+}
+
+func (d *daemon) report() report {
+	r := report{NodeID: int(d.cfg.NodeID), Status: string(mtm.StatusDisabled), Cluster: d.cfg.Cluster, Version: version}
+	if e := d.gate.refusal.Load(); e != nil {
+		r.Detail = e.Detail
+	}
+	l := d.current.Load()
+	if l == nil || l.status.Load() == nil {
+		return r
+	}
+	s := l.status.Load()
+	r.Status, r.Detail = string(s.Status), ""
+	if missing := s.Generation.Members.Minus(s.Connected); missing != 0 {
+		r.Detail = fmt.Sprintf("nodes %v are out of reach", missing)
+	}
+	r.Connected, r.GenMembers, r.GenMembersOnline = ints(s.Connected), ints(s.Generation.Members), ints(s.Online)
+	r.GenNum, r.GenConfigured = s.Generation.Num, ints(s.Generation.Configured)
+	r.InFlight, r.InDoubt = s.InFlight, len(s.InDoubt)
+	return r
+}
+
+func ints(s mtm.NodeSet) []int {
+	out := make([]int, 0, s.Len())
+	for _, id := range s.IDs() {
+		out = append(out, int(id))
+	}
+	return out
+}

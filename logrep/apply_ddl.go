@@ -1,0 +1,154 @@
+package logrep
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"mtm"
+	"mtm/logrep/pgoutput"
+)
+
+// ddlMessage is the content of a logical message "mtm.ddl": a statement and the surroundings in which it ran. Between
+// it and "mtm.ddlend" come the row changes that PostgreSQL made for it; running the text makes them here, so they are
+// left out, but for statements whose text runs without its rows (see withoutRows).
+type ddlMessage struct {
+	V           int               `json:"v"` // 1
+	Text        string            `json:"text"`
+	Role        string            `json:"role"`         // current_user; empty: as session_user
+	SessionUser string            `json:"session_user"` // empty: ours
+	SearchPath  string            `json:"search_path"`
+	Settings    map[string]string `json:"settings"`
+}
+
+// These belong to the worker, whatever the client had.
+var keptSettings = map[string]bool{
+	"session_replication_role": true, "client_encoding": true, "role": true, "session_authorization": true,
+	"application_name": true, "client_min_messages": true, "statement_timeout": true, "lock_timeout": true,
+	"idle_in_transaction_session_timeout": true, "idle_session_timeout": true, "transaction_timeout": true,
+	"default_transaction_read_only": true, "transaction_read_only": true, "transaction_isolation": true,
+	"transaction_deferrable": true, "default_transaction_isolation": true, "search_path": true, "is_superuser": true,
+}
+
+func (t *applyTxn) logical(m *pgoutput.Logical) error {
+	switch {
+	case m.Prefix == prefixDDL && t.skip > 0: // nested: the outer text runs it
+		t.skip++
+	case m.Prefix == prefixDDL:
+		return t.ddl(m.Content)
+	case m.Prefix == prefixDDLEnd && t.skip > 0:
+		t.skip--
+	}
+	return nil
+}
+
+// ddl runs one statement in its surroundings, then puts the worker's own back.
+func (t *applyTxn) ddl(content []byte) error {
+	var d ddlMessage
+	if err := json.Unmarshal(content, &d); err != nil {
+		return fmt.Errorf("%w: mtm.ddl: %v", ErrPayload, err)
+	}
+	if d.V != 1 {
+		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: fmt.Sprintf("DDL message version %d is not known", d.V),
+			Hint: "Upgrade mtmd on this node."}
+	}
+	text, bare := withoutRows(d.Text)
+	if !bare {
+		t.skip++
+	}
+	if err := t.drain(); err != nil {
+		return err
+	}
+	for _, sql := range []string{d.enter(), text, d.leave()} {
+		t.fe.SendQuery(&pgproto3.Query{String: sql})
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	var first error
+	for range 3 {
+		err := t.simpleAnswer()
+		if _, broken := err.(*brokenError); broken {
+			return err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if first != nil {
+		return first
+	}
+	return t.relationsAgain()
+}
+
+// relationsAgain drops the prepared statements, which the DDL may have made wrong, but not what the payload said of
+// its relations: PostgreSQL repeats that only for those that changed.
+func (t *applyTxn) relationsAgain() error {
+	old := t.known
+	t.rels = map[uint32]*applyRel{}
+	if err := t.forget(); err != nil {
+		return err
+	}
+	t.known = map[uint32][]byte{}
+	for _, body := range old {
+		rel, id, err := t.relation(body)
+		if err != nil {
+			return err
+		}
+		t.rels[id], t.known[id] = rel, body
+	}
+	return nil
+}
+
+func (d *ddlMessage) names() []string {
+	names := []string{"search_path"}
+	for name := range d.Settings {
+		if !keptSettings[strings.ToLower(name)] {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names[1:])
+	return names
+}
+
+// enter sets everything as the client had it, until leave or the end of the transaction.
+func (d *ddlMessage) enter() string {
+	var b strings.Builder
+	for _, name := range d.names() {
+		value := d.Settings[name]
+		if name == "search_path" {
+			value = d.SearchPath
+		}
+		fmt.Fprintf(&b, "SELECT pg_catalog.set_config(%s, %s, true);", quoteLiteral(name), quoteLiteral(value))
+	}
+	if d.SessionUser != "" {
+		fmt.Fprintf(&b, "SET LOCAL SESSION AUTHORIZATION %s;", quoteIdent(d.SessionUser))
+	}
+	if d.Role != "" && d.Role != d.SessionUser {
+		fmt.Fprintf(&b, "SET LOCAL ROLE %s;", quoteIdent(d.Role))
+	}
+	return b.String()
+}
+
+// leave undoes enter: reset_val is what the worker's connection started with.
+func (d *ddlMessage) leave() string {
+	quoted := []string{}
+	for _, name := range d.names() {
+		quoted = append(quoted, quoteLiteral(strings.ToLower(name)))
+	}
+	return "SET LOCAL ROLE none; SET LOCAL SESSION AUTHORIZATION DEFAULT;" +
+		"SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings WHERE pg_catalog.lower(name) IN (" +
+		strings.Join(quoted, ", ") + ")"
+}
+
+// quoteLiteral quotes for standard_conforming_strings = on as well as off.
+func quoteLiteral(s string) string {
+	quoted := "'" + strings.ReplaceAll(s, "'", "''") + "'"
+	if strings.Contains(s, `\`) {
+		return " E" + strings.ReplaceAll(quoted, `\`, `\\`)
+	}
+	return quoted
+}

@@ -1,0 +1,412 @@
+package logrep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"mtm"
+	"mtm/logrep/pgoutput"
+)
+
+// applySession is one worker's connection, with its prepared statements. It speaks the extended protocol itself, so
+// that any number of statements go out in one write.
+type applySession struct {
+	cfg    *Config
+	conn   *pgconn.PgConn
+	fe     *pgproto3.Frontend
+	rels   map[string]*applyRel // by relation message less the sender's OID
+	quirks map[string]quirk     // by quoted name
+	nstmt  int
+
+	fresh []*applyStmt // prepared in the transaction that is running
+	sent  []sentStmt   // whose answers have not been read
+	bytes int          // about what is buffered since the last write
+	stale bool         // a statement prepared in an earlier transaction was used in this one
+}
+
+// sentStmt is what must be known of a statement when its answer comes.
+type sentStmt struct {
+	rel *applyRel
+	one bool // it must hit one row
+}
+
+const (
+	batchBytes = 64 << 10 // of statements sent before their answers are read
+	batchStmts = 256
+	maxStmts   = 2000 // prepared on one connection; past it all are dropped
+)
+
+// openSession connects worker number n and gives it a replication origin of its own, if there is one to be had.
+func (c *Config) openSession(ctx context.Context, n int, app string) (*applySession, error) {
+	conn, err := c.connect(ctx, app, map[string]string{
+		"session_replication_role": "replica", "deadlock_timeout": strconv.FormatInt(c.DeadlockTimeout.Milliseconds(), 10) + "ms",
+		"enable_seqscan": "off", "jit": "off", "lc_messages": "C",
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &applySession{
+		cfg: c, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{},
+	}
+	if err := setOrigin(ctx, conn, fmt.Sprintf("%s%d", originPrefix(app), n)); err != nil {
+		if !noOriginLeft(err) {
+			closeConn(conn)
+			return nil, err
+		}
+		c.Log.Warn("no replication origin left: raise max_replication_slots (max_active_replication_origins from 18)",
+			keyError, err)
+	}
+	return s, nil
+}
+
+func originPrefix(app string) string {
+	if app == appFinish {
+		return "mtm_f"
+	}
+	return "mtm_w"
+}
+
+// setOrigin marks what conn writes as replicated, so that nobody replicates it on. One origin is for one session at a time:
+// one that a dead process's backend still holds is waited for.
+func setOrigin(ctx context.Context, conn *pgconn.PgConn, name string) error {
+	const create = "SELECT pg_replication_origin_create($1) WHERE pg_replication_origin_oid($1) IS NULL"
+	if _, err := query(ctx, conn, create, name); err != nil && sqlState(err) != "23505" {
+		return fmt.Errorf("create replication origin %s: %w", name, err)
+	}
+	for n := 1; ; n++ {
+		_, err := query(ctx, conn, "SELECT pg_replication_origin_session_setup($1)", name)
+		if err == nil {
+			return nil
+		}
+		if sqlState(err) != "55006" || n > 8 {
+			return fmt.Errorf("use replication origin %s: %w", name, err)
+		}
+		if err := backoff(ctx, n); err != nil {
+			return err
+		}
+	}
+}
+
+func noOriginLeft(err error) bool {
+	code := sqlState(err)
+	return code == "53400" || code == "54000"
+}
+
+// sqlState is the SQLSTATE of an error that PostgreSQL sent, or "".
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+func (s *applySession) close() { closeConn(s.conn) }
+
+// relation finds or makes what the session knows of the table that an 'R' message describes.
+func (s *applySession) relation(body []byte) (*applyRel, uint32, error) {
+	id, ok := pgoutput.RelationID(body)
+	if !ok {
+		return nil, 0, pgoutput.ErrMalformed
+	}
+	if rel := s.rels[string(body[4:])]; rel != nil {
+		return rel, id, nil
+	}
+	m, err := new(pgoutput.Parser).Parse('R', body)
+	if err != nil {
+		return nil, 0, err
+	}
+	rel := newApplyRel(m.(pgoutput.Relation), 0)
+	rel.quirk = s.quirks[rel.name]
+	s.rels[string(body[4:])] = rel
+	return rel, id, nil
+}
+
+// send queues a statement, preparing it if it was not.
+func (s *applySession) send(st *applyStmt, params [][]byte, note sentStmt) error {
+	if !st.parsed {
+		s.nstmt++
+		st.name = "s" + strconv.Itoa(s.nstmt)
+		s.fe.SendParse(&pgproto3.Parse{Name: st.name, Query: st.sql})
+		st.parsed = true
+		s.bytes += len(st.sql)
+		s.fresh = append(s.fresh, st)
+	}
+	s.stale = s.stale || st.old
+	s.fe.SendBind(&pgproto3.Bind{PreparedStatement: st.name, Parameters: params})
+	s.fe.SendExecute(&pgproto3.Execute{})
+	for _, p := range params {
+		s.bytes += len(p) + 4
+	}
+	s.bytes += 32
+	s.sent = append(s.sent, note)
+	if s.bytes >= batchBytes || len(s.sent) >= batchStmts {
+		return s.drain()
+	}
+	return nil
+}
+
+// sendOnce queues a statement that will not come again.
+func (s *applySession) sendOnce(sql string, note sentStmt) {
+	s.fe.SendParse(&pgproto3.Parse{Query: sql})
+	s.fe.SendBind(&pgproto3.Bind{})
+	s.fe.SendExecute(&pgproto3.Execute{})
+	s.sent = append(s.sent, note)
+}
+
+// drain writes what is queued and reads all answers.
+func (s *applySession) drain() error {
+	if len(s.sent) == 0 {
+		return nil
+	}
+	s.fe.Send(&pgproto3.Flush{})
+	if err := s.flush(); err != nil {
+		return err
+	}
+	return s.answers()
+}
+
+func (s *applySession) flush() error {
+	s.bytes = 0
+	if err := s.fe.Flush(); err != nil {
+		return &brokenError{err}
+	}
+	return nil
+}
+
+// answers reads the answers to all that was sent, up to the first error.
+func (s *applySession) answers() error {
+	defer func() { s.sent = s.sent[:0] }()
+	for _, note := range s.sent {
+		if err := s.answer(note); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *applySession) answer(note sentStmt) error {
+	for {
+		msg, err := receive(s.conn)
+		if err != nil {
+			return &brokenError{err}
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.CommandComplete:
+			if note.one && pgconn.NewCommandTag(string(msg.CommandTag)).RowsAffected() != 1 {
+				return &rowError{rel: note.rel}
+			}
+			return nil
+		case *pgproto3.EmptyQueryResponse:
+			return nil
+		case *pgproto3.ErrorResponse:
+			return &stmtError{rel: note.rel, err: pgconn.ErrorResponseToPgError(msg)}
+		}
+	}
+}
+
+// ready reads up to ReadyForQuery.
+func (s *applySession) ready() error {
+	for {
+		msg, err := receive(s.conn)
+		if err != nil {
+			return &brokenError{err}
+		}
+		if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
+			return nil
+		}
+	}
+}
+
+// simple runs a simple query, nothing else being on its way, and returns the first error.
+func (s *applySession) simple(sql string) error {
+	s.fe.SendQuery(&pgproto3.Query{String: sql})
+	if err := s.flush(); err != nil {
+		return err
+	}
+	return s.simpleAnswer()
+}
+
+func (s *applySession) simpleAnswer() error {
+	var first error
+	for {
+		msg, err := receive(s.conn)
+		if err != nil {
+			return &brokenError{err}
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.ErrorResponse:
+			if first == nil {
+				first = &stmtError{err: pgconn.ErrorResponseToPgError(msg)}
+			}
+		case *pgproto3.CopyInResponse: // DDL text is no place for it
+			s.fe.Send(&pgproto3.CopyFail{Message: "COPY FROM STDIN is not possible here"})
+			if err := s.flush(); err != nil {
+				return err
+			}
+		case *pgproto3.ReadyForQuery:
+			return first
+		}
+	}
+}
+
+// rollback ends whatever transaction is open and leaves the session ready.
+//
+// A statement whose Parse PostgreSQL may have skipped is prepared again, under a new name.
+func (s *applySession) rollback() error {
+	s.sent = s.sent[:0]
+	for _, st := range s.fresh {
+		st.parsed = false
+	}
+	s.fresh = s.fresh[:0]
+	s.fe.SendSync(&pgproto3.Sync{})
+	s.fe.SendQuery(&pgproto3.Query{String: "ROLLBACK"})
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if err := s.ready(); err != nil {
+		return err
+	}
+	return s.ready()
+}
+
+// settled: the transaction ended well, so what was prepared in it stays.
+func (s *applySession) settled() {
+	for _, st := range s.fresh {
+		st.old = true
+	}
+	s.fresh, s.stale = s.fresh[:0], false
+}
+
+// forget drops every prepared statement: tables have changed, or there are too many. Not while answers are on their way.
+func (s *applySession) forget() error {
+	s.rels = map[string]*applyRel{}
+	s.fresh, s.nstmt = s.fresh[:0], 0
+	return s.simple("DEALLOCATE ALL")
+}
+
+// rows runs a query inside the transaction and returns its rows of one column.
+func (s *applySession) rows(sql string, params ...string) ([]string, error) {
+	if err := s.drain(); err != nil {
+		return nil, err
+	}
+	args := make([][]byte, len(params))
+	for i, p := range params {
+		args[i] = []byte(p)
+	}
+	s.fe.SendParse(&pgproto3.Parse{Query: sql})
+	s.fe.SendBind(&pgproto3.Bind{Parameters: args})
+	s.fe.SendExecute(&pgproto3.Execute{})
+	s.fe.Send(&pgproto3.Flush{})
+	if err := s.flush(); err != nil {
+		return nil, err
+	}
+	var out []string
+	for {
+		msg, err := receive(s.conn)
+		if err != nil {
+			return nil, &brokenError{err}
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.DataRow:
+			out = append(out, string(msg.Values[0]))
+		case *pgproto3.CommandComplete:
+			return out, nil
+		case *pgproto3.ErrorResponse:
+			return nil, &stmtError{err: pgconn.ErrorResponseToPgError(msg)}
+		}
+	}
+}
+
+// The ways in which an apply fails.
+type (
+	brokenError struct{ err error } // the connection is lost
+	rowError    struct{ rel *applyRel }
+	stmtError   struct {
+		rel *applyRel // nil: not about one table
+		err *pgconn.PgError
+	}
+)
+
+func (e *brokenError) Error() string { return "connection to PostgreSQL lost: " + e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }
+func (e *rowError) Error() string    { return "row not found in " + e.rel.name }
+func (e *stmtError) Error() string   { return e.err.Error() }
+func (e *stmtError) Unwrap() error   { return e.err }
+
+// missingRow reports whether err says that a change did not find its row.
+func missingRow(err error) (*applyRel, bool) {
+	var row *rowError
+	if errors.As(err, &row) {
+		return row.rel, true
+	}
+	var st *stmtError
+	if errors.As(err, &st) && st.rel != nil && st.err.Code == "22P02" && strings.Contains(st.err.Message, wrongCount) {
+		return st.rel, true
+	}
+	return nil, false
+}
+
+// applyError is err as the origin's client will see it. node is this one. Failures that another try may not meet get
+// 40001; real ones keep PostgreSQL's code.
+func applyError(node mtm.NodeID, err error) *mtm.Error {
+	if rel, ok := missingRow(err); ok {
+		e := mtm.Conflict(fmt.Sprintf("node %d, table %s: the row to change was not found", node, rel.name))
+		e.Err = err
+		return e
+	}
+	var st *stmtError
+	var own *mtm.Error
+	switch {
+	case errors.As(err, &st) && !transient(st.err.Code):
+		return &mtm.Error{Code: st.err.Code, Msg: st.err.Message, Detail: where(node, st) + joinDetail(st.err.Detail), Hint: st.err.Hint, Err: err}
+	case errors.As(err, &st):
+		e := mtm.Conflict(where(node, st) + ": " + st.err.Message + " (SQLSTATE " + st.err.Code + ")")
+		e.Err = err
+		return e
+	case errors.As(err, &own):
+		return &mtm.Error{Code: own.Code, Msg: own.Msg, Detail: fmt.Sprintf("node %d", node) + joinDetail(own.Detail), Hint: own.Hint, Err: err}
+	case errors.Is(err, ErrPayload), errors.Is(err, pgoutput.ErrMalformed):
+		return &mtm.Error{Code: "XX001", Msg: err.Error(), Detail: fmt.Sprintf("node %d", node), Err: err}
+	}
+	e := mtm.Conflict(fmt.Sprintf("node %d: %v", node, err))
+	e.Err = err
+	return e
+}
+
+func joinDetail(detail string) string {
+	if detail == "" {
+		return ""
+	}
+	return ": " + detail
+}
+
+func where(node mtm.NodeID, st *stmtError) string {
+	text := fmt.Sprintf("node %d", node)
+	switch {
+	case st.err.TableName != "":
+		return text + ", table " + quoteIdent(st.err.SchemaName, st.err.TableName)
+	case st.rel != nil:
+		return text + ", table " + st.rel.name
+	}
+	return text
+}
+
+// transient tells failures of the moment from failures of the data (PostgreSQL manual, appendix A).
+func transient(code string) bool {
+	switch {
+	case code == "55P03", code == "55006", code == mtm.CodeQueryCanceled:
+		return true
+	}
+	switch code[:2] {
+	case "08", "40", "53", "57":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,391 @@
+package logrep
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"mtm"
+	"mtm/logrep/pgoutput"
+)
+
+// applyTxn is one payload being applied in one transaction of a session.
+//
+// Small payloads go out in a single write, PREPARE TRANSACTION included. That is safe only because their statements
+// are checked: each fails by itself unless it hits exactly one row, and PostgreSQL skips what follows a failure. In a
+// large one the answers are counted here, before PREPARE is sent.
+type applyTxn struct {
+	*applySession
+	job     *applyJob
+	parser  pgoutput.Parser
+	rels    map[uint32]*applyRel // by the sender's OID
+	known   map[uint32][]byte    // the relation messages they came from
+	checked bool
+
+	run      [][]byte // consecutive INSERTs into runRel, not sent yet
+	runRel   uint32
+	runBytes int
+	copying  bool   // they go by COPY: it is open
+	copyBuf  []byte // rows not written yet
+
+	skip int // depth of DDL whose own row changes are not applied
+}
+
+const (
+	copyFrom     = 50      // consecutive INSERTs into one table that are worth a COPY
+	runMaxBytes  = 1 << 20 // of INSERTs held back to see whether there will be that many
+	checkedBytes = 32 << 10
+)
+
+// apply runs the payload and prepares it.
+func (s *applySession) apply(job *applyJob) error {
+	if s.nstmt > maxStmts {
+		if err := s.forget(); err != nil {
+			return err
+		}
+	}
+	s.stale = false
+	in, err := openPayload(job.payload, s.cfg.Spills)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	t := &applyTxn{applySession: s, job: job, rels: map[uint32]*applyRel{}, known: map[uint32][]byte{}}
+	t.checked = job.payload.Spill == "" && len(job.payload.Data) <= checkedBytes && !job.payload.Has(mtm.PayloadDDL)
+	t.sendOnce("BEGIN", sentStmt{})
+	if err := t.frames(in); err != nil {
+		return errors.Join(err, t.stopCopy())
+	}
+	s.settled()
+	return nil
+}
+
+// frames applies all of the payload and prepares it.
+func (t *applyTxn) frames(in *payloadReader) error {
+	for {
+		f, err := in.next()
+		if err == io.EOF {
+			return t.prepare()
+		}
+		if err == nil {
+			err = t.frame(f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// prepare ends the transaction under the job's gid.
+func (t *applyTxn) prepare() error {
+	if err := t.endRun(); err != nil {
+		return err
+	}
+	if !t.checked {
+		if err := t.drain(); err != nil {
+			return err
+		}
+	}
+	if t.job.isCancelled() {
+		return errCancelled
+	}
+	t.sendOnce(t.job.gid.SQL("PREPARE TRANSACTION"), sentStmt{})
+	t.fe.SendSync(&pgproto3.Sync{})
+	t.job.preparing = true
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if err := t.answers(); err != nil {
+		return err
+	}
+	return t.ready()
+}
+
+// frame applies one message.
+func (t *applyTxn) frame(f frame) error {
+	if t.skip > 0 && f.kind != 'M' && f.kind != 'R' {
+		return nil
+	}
+	if f.kind == 'I' {
+		return t.insert(f.body)
+	}
+	if f.kind == 'R' {
+		rel, id, err := t.relation(f.body)
+		if err != nil {
+			return err
+		}
+		if t.rels[id] == rel {
+			return nil
+		}
+		if err := t.endRun(); err != nil {
+			return err
+		}
+		t.rels[id], t.known[id] = rel, f.body
+		return nil
+	}
+	if err := t.endRun(); err != nil {
+		return err
+	}
+	m, err := t.parser.Parse(f.kind, f.body)
+	if err != nil {
+		return err
+	}
+	switch m := m.(type) {
+	case *pgoutput.Update:
+		return t.update(m)
+	case *pgoutput.Delete:
+		return t.delete(m)
+	case *pgoutput.Truncate:
+		return t.truncate(m)
+	case *pgoutput.Logical:
+		return t.logical(m)
+	}
+	return fmt.Errorf("%w: message %q", ErrPayload, f.kind)
+}
+
+func (t *applyTxn) rel(id uint32) (*applyRel, error) {
+	if rel := t.rels[id]; rel != nil {
+		return rel, nil
+	}
+	return nil, fmt.Errorf("%w: no relation %d", ErrPayload, id)
+}
+
+func (t *applyTxn) update(m *pgoutput.Update) error {
+	rel, err := t.rel(m.Relation)
+	if err != nil {
+		return err
+	}
+	c := &rowChange{rel: rel}
+	if err := c.update(m); err != nil {
+		return err
+	}
+	return t.change(c)
+}
+
+func (t *applyTxn) delete(m *pgoutput.Delete) error {
+	rel, err := t.rel(m.Relation)
+	if err != nil {
+		return err
+	}
+	c := &rowChange{rel: rel}
+	if err := c.identify(m.OldKind, m.Old); err != nil {
+		return err
+	}
+	return t.change(c)
+}
+
+func (t *applyTxn) change(c *rowChange) error {
+	return t.send(c.stmt(t.checked), c.params, sentStmt{rel: c.rel, one: true})
+}
+
+// insert holds an INSERT back until it is clear whether it is one of many.
+func (t *applyTxn) insert(body []byte) error {
+	id, ok := pgoutput.RelationID(body)
+	if !ok {
+		return pgoutput.ErrMalformed
+	}
+	if (t.copying || len(t.run) > 0) && id != t.runRel {
+		if err := t.endRun(); err != nil {
+			return err
+		}
+	}
+	t.runRel = id
+	if t.copying {
+		return t.copyRow(body)
+	}
+	t.run = append(t.run, body)
+	t.runBytes += len(body)
+	switch {
+	case len(t.run) >= copyFrom:
+		return t.startCopy()
+	case t.runBytes > runMaxBytes:
+		return t.endRun()
+	}
+	return nil
+}
+
+// endRun sends the INSERTs that were held back, or ends their COPY.
+func (t *applyTxn) endRun() error {
+	if t.copying {
+		return t.endCopy()
+	}
+	for _, body := range t.run {
+		rel, row, err := t.parseInsert(body)
+		if err != nil {
+			return err
+		}
+		params := make([][]byte, len(row))
+		for i, v := range row {
+			params[i] = v.Data
+		}
+		if err := t.send(rel.insert(), params, sentStmt{rel: rel}); err != nil {
+			return err
+		}
+	}
+	t.run, t.runBytes = t.run[:0], 0
+	return nil
+}
+
+func (t *applyTxn) parseInsert(body []byte) (*applyRel, pgoutput.Tuple, error) {
+	m, err := t.parser.Parse('I', body)
+	if err != nil {
+		return nil, nil, err
+	}
+	in := m.(*pgoutput.Insert)
+	rel, err := t.rel(in.Relation)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(in.New) != len(rel.Columns) {
+		return nil, nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
+	}
+	for _, v := range in.New {
+		if v.Kind != pgoutput.Text && v.Kind != pgoutput.Null {
+			return nil, nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
+		}
+	}
+	return rel, in.New, nil
+}
+
+// startCopy opens a COPY and gives it what was held back.
+func (t *applyTxn) startCopy() error {
+	rel, err := t.rel(t.runRel)
+	if err != nil {
+		return err
+	}
+	if len(rel.Columns) == 0 {
+		return t.endRun()
+	}
+	if err := t.drain(); err != nil {
+		return err
+	}
+	t.fe.SendQuery(&pgproto3.Query{String: rel.copySQL()})
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if err := t.copyAnswer(rel); err != nil {
+		return err
+	}
+	t.copying = true
+	for _, body := range t.run {
+		if err := t.copyRow(body); err != nil {
+			return err
+		}
+	}
+	t.run, t.runBytes = nil, 0
+	return nil
+}
+
+// copyAnswer waits until PostgreSQL takes rows, or says why not.
+func (t *applyTxn) copyAnswer(rel *applyRel) error {
+	for {
+		msg, err := receive(t.conn)
+		if err != nil {
+			return &brokenError{err}
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.CopyInResponse:
+			return nil
+		case *pgproto3.ErrorResponse:
+			err := &stmtError{rel: rel, err: pgconn.ErrorResponseToPgError(msg)}
+			if e := t.ready(); e != nil {
+				return e
+			}
+			return err
+		}
+	}
+}
+
+func (t *applyTxn) copyRow(body []byte) error {
+	_, row, err := t.parseInsert(body)
+	if err != nil {
+		return err
+	}
+	if t.copyBuf, err = appendCopyRow(t.copyBuf, row); err != nil {
+		return err
+	}
+	if len(t.copyBuf) < batchBytes {
+		return nil
+	}
+	return t.copyWrite()
+}
+
+func (t *applyTxn) copyWrite() error {
+	if len(t.copyBuf) == 0 {
+		return nil
+	}
+	t.fe.Send(&pgproto3.CopyData{Data: t.copyBuf})
+	t.copyBuf = t.copyBuf[:0]
+	return t.flush()
+}
+
+// endCopy closes the COPY and learns what became of it.
+func (t *applyTxn) endCopy() error {
+	t.copying = false
+	rel, err := t.rel(t.runRel)
+	if err != nil {
+		return err
+	}
+	if err := t.copyWrite(); err != nil {
+		return err
+	}
+	t.fe.Send(&pgproto3.CopyDone{})
+	if err := t.flush(); err != nil {
+		return err
+	}
+	err = t.simpleAnswer()
+	if st, ok := err.(*stmtError); ok {
+		st.rel = rel
+	}
+	return err
+}
+
+// stopCopy gives up a COPY that is open, so that the session can roll back. Its error is not news.
+func (t *applyTxn) stopCopy() error {
+	if !t.copying {
+		return nil
+	}
+	t.copying = false
+	t.fe.Send(&pgproto3.CopyFail{Message: "apply failed"})
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if err, broken := t.simpleAnswer().(*brokenError); broken {
+		return err
+	}
+	return nil
+}
+
+// truncate empties tables. PostgreSQL lists every one, partitions and children too; only of a partitioned table itself
+// ONLY is not allowed.
+func (t *applyTxn) truncate(m *pgoutput.Truncate) error {
+	names := make([]string, 0, len(m.Relations))
+	for _, id := range m.Relations {
+		rel, err := t.rel(id)
+		if err != nil {
+			return err
+		}
+		kind, err := t.rows("SELECT relkind FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1)", rel.name)
+		if err != nil {
+			return err
+		}
+		if len(kind) == 1 && kind[0] == "p" {
+			names = append(names, rel.name)
+		} else {
+			names = append(names, "ONLY "+rel.name)
+		}
+	}
+	sql := "TRUNCATE " + strings.Join(names, ", ")
+	if m.RestartIdentity {
+		sql += " RESTART IDENTITY"
+	}
+	if m.Cascade {
+		sql += " CASCADE"
+	}
+	t.sendOnce(sql, sentStmt{})
+	return nil
+}

@@ -1,0 +1,216 @@
+package logrep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"mtm"
+)
+
+// work is one worker: a job at a time, on one connection that it keeps.
+func (a *Applier) work(ctx context.Context, w *applyWorker) error {
+	var s *applySession
+	defer func() {
+		if s != nil {
+			s.close()
+		}
+		a.mu.Lock()
+		a.freeIDs = append(a.freeIDs, w.id)
+		a.mu.Unlock()
+	}()
+	job := <-w.jobs
+	for job != nil {
+		var err error
+		s, err = a.attempt(ctx, w, s, job)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		a.done(w, job, a.report(job, err))
+		job = a.next(ctx, w)
+	}
+	return ctx.Err()
+}
+
+func (a *Applier) report(job *applyJob, err error) *mtm.Error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errCancelled):
+		return mtm.Conflict(fmt.Sprintf("node %d: cancelled", a.cfg.Node))
+	}
+	a.cfg.Log.Debug("apply failed", keyGID, job.gid.String(), keyError, err)
+	return applyError(a.cfg.Node, err)
+}
+
+const applyAttempts = 6
+
+// attempt applies job, again where that may help, until it is prepared or certainly is not and will not be. It returns
+// the session to go on with, nil if it is lost.
+func (a *Applier) attempt(ctx context.Context, w *applyWorker, s *applySession, job *applyJob) (*applySession, error) {
+	a.mu.Lock()
+	repeat := a.before[job.gid] // an earlier process may have prepared it
+	a.mu.Unlock()
+	for n := 1; ; n++ {
+		if job.isCancelled() && !repeat {
+			return s, errCancelled
+		}
+		if s == nil {
+			var err error
+			if s, err = a.connect(ctx, w); err != nil && !(repeat && ctx.Err() == nil) {
+				return nil, err
+			}
+			if err != nil {
+				continue // until PostgreSQL says: the answer must be true
+			}
+		}
+		if repeat {
+			there, err := isPrepared(ctx, s.conn, job.gid)
+			if err != nil {
+				s.close()
+				s = nil
+				if err := backoff(ctx, n); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if there {
+				return s, nil
+			}
+			repeat = false
+			continue
+		}
+		stop := interruptible(ctx, s.conn)
+		err := s.apply(job)
+		if err != nil {
+			s, err = a.cleanUp(ctx, s, job, err)
+		}
+		stop()
+		if err == nil {
+			return s, nil
+		}
+		if job.isCancelled() || n >= applyAttempts || !a.curable(s, err) {
+			return s, a.verdict(job, err)
+		}
+		repeat = sqlState(err) == "42710" || sqlState(err) == mtm.CodeQueryCanceled
+	}
+}
+
+// verdict is the error to tell: a cancelled job's is that, whatever it looks like.
+func (a *Applier) verdict(job *applyJob, err error) error {
+	if job.isCancelled() && (sqlState(err) == mtm.CodeQueryCanceled || errors.Is(err, errCancelled)) {
+		return errCancelled
+	}
+	return err
+}
+
+// cleanUp makes sure that job's transaction is not open any more. If the connection is lost around PREPARE, it asks
+// PostgreSQL what became of it: nil means that it is prepared.
+func (a *Applier) cleanUp(ctx context.Context, s *applySession, job *applyJob, err error) (*applySession, error) {
+	preparing := job.preparing
+	job.preparing = false
+	var broken *brokenError
+	if !errors.As(err, &broken) && s.rollback() == nil {
+		return s, err
+	}
+	pid := s.conn.PID()
+	s.close()
+	if !preparing || ctx.Err() != nil {
+		return nil, err
+	}
+	for n := 1; ; n++ {
+		there, checkErr := a.settle(ctx, pid, job.gid)
+		switch {
+		case checkErr == nil && there:
+			return nil, nil
+		case checkErr == nil:
+			return nil, err
+		}
+		a.cfg.Log.Warn("cannot find out yet whether a transaction is prepared", keyGID, job.gid.String(), keyError, checkErr)
+		if err := backoff(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// settle ends the backend that may still be preparing gid, and reports whether it did.
+func (a *Applier) settle(ctx context.Context, pid uint32, gid mtm.GID) (bool, error) {
+	conn, err := a.cfg.connect(ctx, appMonitor, nil)
+	if err != nil {
+		return false, err
+	}
+	defer closeConn(conn)
+	if err := endSessions(ctx, conn, "application_name = $1 AND pid = $2::int4", appApply, strconv.Itoa(int(pid))); err != nil {
+		return false, err
+	}
+	return isPrepared(ctx, conn, gid)
+}
+
+// curable prepares s for another try, if one may succeed where err came from.
+func (a *Applier) curable(s *applySession, err error) bool {
+	var broken *brokenError
+	if errors.As(err, &broken) {
+		return true // connection lost before PREPARE, or PREPARE certainly undone
+	}
+	var st *stmtError
+	if !errors.As(err, &st) || s == nil {
+		return false
+	}
+	code := st.err.Code
+	switch {
+	case code == mtm.CodeQueryCanceled, code == "42710": // somebody else's cancel; prepared before, see attempt
+		return true
+	case code == "428C9" && st.rel != nil:
+		return s.learn(st.rel, quirkReinsert)
+	case code == mtm.CodeNotSupported && st.rel != nil && s.learn(st.rel, quirkTextKey):
+		return true
+	}
+	switch code[:2] {
+	case "42", "0A", "26", "22": // a statement prepared before the table changed?
+		if _, missing := missingRow(err); !missing && s.stale {
+			s.stale = false
+			return s.forget() == nil
+		}
+	}
+	return false
+}
+
+// learn notes what a table needs, and reports whether that was news.
+func (s *applySession) learn(rel *applyRel, q quirk) bool {
+	if s.quirks[rel.name]&q != 0 {
+		return false
+	}
+	s.quirks[rel.name] |= q
+	return s.forget() == nil
+}
+
+// connect opens w's session. PostgreSQL may be restarting: it gets a moment.
+func (a *Applier) connect(ctx context.Context, w *applyWorker) (*applySession, error) {
+	deadline := time.Now().Add(connectPatience)
+	for n := 1; ; n++ {
+		s, err := a.cfg.openSession(ctx, w.id, appApply)
+		if err == nil {
+			a.mu.Lock()
+			w.pid = s.conn.PID()
+			a.mu.Unlock()
+			return s, nil
+		}
+		var connect *pgconn.ConnectError
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			if errors.As(err, &connect) {
+				return nil, fmt.Errorf("PostgreSQL does not answer: %w", err)
+			}
+			return nil, err
+		}
+		if err := backoff(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// connectPatience is how long a worker tries to connect before the transaction is refused.
+const connectPatience = time.Second

@@ -1,0 +1,132 @@
+package logrep
+
+import (
+	"strings"
+
+	"mtm"
+	"mtm/logrep/pgoutput"
+)
+
+// relation is what capture remembers of a table: its last relation message and whether its changes are replicated.
+type relation struct {
+	body       []byte // of the 'R' message
+	name       string // schema.table
+	replicated bool
+	localList  bool // it is mtm.local_tables itself
+}
+
+// capturedTxn is one transaction on its way out of the slot.
+type capturedTxn struct {
+	out     *payloadWriter // nil: only counted, nobody wants the content
+	rels    map[uint32]*relation
+	wrote   map[uint32]*relation // which relation message the payload holds last
+	changes map[uint32]int       // what is replicated in it, by sub-transaction (0 if it is not streamed)
+	aborted []uint32
+	flags   mtm.PayloadFlags
+	origin  bool   // it came here by replication
+	table   string // the first replicated table it changed
+	local   bool   // it changes mtm.local_tables
+}
+
+func newCapturedTxn(out *payloadWriter) *capturedTxn {
+	return &capturedTxn{
+		out: out, rels: map[uint32]*relation{}, wrote: map[uint32]*relation{}, changes: map[uint32]int{},
+	}
+}
+
+// replicated reports whether anything in it concerns other nodes.
+func (t *capturedTxn) replicated() bool {
+	for _, n := range t.changes {
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// change adds a row change or truncate of rels, writing their relation messages first where the payload lacks them.
+func (t *capturedTxn) change(subxid uint32, kind byte, body []byte, rels ...*relation) error {
+	t.changes[subxid]++
+	if t.table == "" {
+		t.table = rels[0].name
+	}
+	if t.out == nil {
+		return nil
+	}
+	for _, rel := range rels {
+		id, _ := pgoutput.RelationID(rel.body)
+		if t.wrote[id] == rel {
+			continue
+		}
+		if err := t.out.frame(0, 'R', rel.body); err != nil {
+			return err
+		}
+		t.wrote[id] = rel
+	}
+	return t.out.frame(subxid, kind, body)
+}
+
+// logical takes a logical message: DDL travels, mtm's own notes to itself are heeded, others' are left.
+func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) error {
+	switch m.Prefix {
+	case prefixDDL:
+		t.flags |= mtm.PayloadDDL
+		t.changes[subxid]++
+		if t.table == "" {
+			t.table = "DDL"
+		}
+	case prefixDDLEnd:
+	case prefixNote:
+		if waitsLocally(string(m.Content)) {
+			t.flags |= mtm.PayloadWaitLocal
+		}
+		return nil
+	default:
+		return nil
+	}
+	if t.out == nil {
+		return nil
+	}
+	return t.out.frame(subxid, 'M', body)
+}
+
+// The prefixes of logical messages that mean something here.
+const (
+	prefixNote   = "mtm"        // metadata of the transaction: words like "wait=off"
+	prefixDDL    = "mtm.ddl"    // a DDL statement, see ddlMessage; what PostgreSQL changed for it follows
+	prefixDDLEnd = "mtm.ddlend" // up to here
+)
+
+// waitsLocally finds wait=off (or false, 0, no) among the words of a note.
+func waitsLocally(note string) bool {
+	words := strings.FieldsFunc(note, func(r rune) bool { return strings.ContainsRune(" \t\r\n,;", r) })
+	for _, w := range words {
+		if value, found := strings.CutPrefix(w, "wait="); found {
+			switch strings.ToLower(value) {
+			case "off", "false", "0", "no":
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// rollbackTo takes back one sub-transaction.
+func (t *capturedTxn) rollbackTo(subxid uint32) {
+	delete(t.changes, subxid)
+	t.aborted = append(t.aborted, subxid)
+}
+
+func (t *capturedTxn) finish() (mtm.Payload, error) {
+	if !t.replicated() {
+		t.flags |= mtm.PayloadEmpty
+	}
+	return t.out.finish(t.aborted, t.flags)
+}
+
+func (t *capturedTxn) abort() error {
+	if t == nil || t.out == nil {
+		return nil
+	}
+	return t.out.abort()
+}

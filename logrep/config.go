@@ -1,0 +1,123 @@
+package logrep
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"mtm"
+)
+
+// Config is what the parts of this package need. Zero values of all but DSN, Node and Spills mean the defaults.
+type Config struct {
+	DSN    string     // keyword/value or URL; a superuser; one database
+	Node   mtm.NodeID // this node: capture delivers its gids only
+	Spills Spills     // where large payloads lie
+	Log    *slog.Logger
+
+	Slot           string        // default "mtm"
+	Publication    string        // default "mtm"
+	InlineMax      int           // bytes; a larger payload is spilled; default 256 KiB
+	DecodingMem    string        // logical_decoding_work_mem: larger transactions are streamed; default "4MB"
+	StatusInterval time.Duration // how often the slot is told what may be forgotten; default 1 s
+
+	HotWorkers      int           // apply workers that run though none waits; default 16
+	MaxWorkers      int           // apply workers in all; default 100
+	Grace           time.Duration // how long an apply may run before the lock monitor looks; default 10 ms
+	DeadlockTimeout time.Duration // deadlock_timeout of the workers; default 1 s
+	FinishConns     int           // connections that end prepared transactions; default 4
+}
+
+// Spills is where payloads too large for memory lie; the journal implements it.
+type Spills interface {
+	Create() (SpillWriter, error)
+	Open(name string) (io.ReadSeekCloser, error)
+}
+
+// SpillWriter is one spill file being written. Exactly one of Commit and Abort ends it.
+type SpillWriter interface {
+	io.Writer
+	Name() string
+	Commit() error // durable, and kept
+	Abort() error  // gone
+}
+
+// CaptureSink receives what Capture found. Its methods may block: capture waits then.
+type CaptureSink interface {
+	// Captured: a transaction prepared here under a gid of this node. It may come again after a reconnect.
+	Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload)
+	// Incident: a replicated table was written and committed without us. At most about one a second.
+	Incident(text string)
+}
+
+// ApplySink receives what became of Apply. Its methods are called from several goroutines and must not block long.
+type ApplySink interface {
+	// Applied: exactly once per Apply. nil means prepared, durably.
+	Applied(gid mtm.GID, err *mtm.Error)
+	// Blocked: waiter, applying here, waits for a lock of holder, prepared or applying here. Repeated while it lasts.
+	Blocked(waiter, holder mtm.GID)
+	// Conflict: waiter waits for a lock of the client session of the backend pid. True: the session belongs to the
+	// gateway, which ends it. False: the lock monitor cancels or terminates it. Repeated while it lasts.
+	Conflict(waiter mtm.GID, pid uint32) bool
+}
+
+// FinishSink receives what became of Finish. Finished must not block long.
+type FinishSink interface {
+	Finished(gid mtm.GID) // exactly once per Finish
+}
+
+// Sink is all three.
+type Sink interface {
+	CaptureSink
+	ApplySink
+	FinishSink
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.Log, slog.Default())
+	setDefault(&c.Slot, "mtm")
+	setDefault(&c.Publication, "mtm")
+	setDefault(&c.InlineMax, 256<<10)
+	setDefault(&c.DecodingMem, "4MB")
+	setDefault(&c.StatusInterval, time.Second)
+	setDefault(&c.HotWorkers, 16)
+	setDefault(&c.MaxWorkers, 100)
+	setDefault(&c.Grace, 10*time.Millisecond)
+	setDefault(&c.DeadlockTimeout, time.Second)
+	setDefault(&c.FinishConns, 4)
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Names of log attributes.
+const (
+	keyError = "err"
+	keyGID   = "gid"
+	keyPID   = "pid"
+	keyPart  = "part"
+)
+
+// backoff waits before attempt n (from 1) of something that PostgreSQL refuses for now: 50 ms doubling to 2 s.
+func backoff(ctx context.Context, n int) error {
+	d := 50 * time.Millisecond << min(max(n-1, 0), 6)
+	return sleep(ctx, min(d, 2*time.Second))
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,101 @@
+package logrep
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Every connection reads and writes values in one fixed notation, so that nodes agree on what they compare.
+// search_path is empty on both ends, so that regclass and the like are spelled with their schema.
+var fixedNotation = map[string]string{
+	"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "extra_float_digits": "3",
+	"TimeZone": "UTC", "bytea_output": "hex", "lc_monetary": "C", "xmloption": "content", "search_path": "",
+	"array_nulls": "on", "quote_all_identifiers": "off",
+}
+
+// Limits that a DBA sets for clients are not for us: a worker waits as long as the cluster wants it to.
+var noLimits = map[string]string{
+	"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0",
+	"row_security": "off", "default_transaction_read_only": "off", "default_transaction_isolation": "read committed",
+	"default_transaction_deferrable": "off", "client_min_messages": "error", "standard_conforming_strings": "on",
+	"zero_damaged_pages": "off",
+}
+
+// connect opens a connection with the settings above and params over them.
+func (c Config) connect(ctx context.Context, app string, params map[string]string) (*pgconn.PgConn, error) {
+	conf, err := pgconn.ParseConfig(c.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("connection string: %w", err)
+	}
+	for _, set := range []map[string]string{fixedNotation, noLimits, {"application_name": app}, params} {
+		for k, v := range set {
+			conf.RuntimeParams[k] = v
+		}
+	}
+	if conf.ConnectTimeout == 0 {
+		conf.ConnectTimeout = 10 * time.Second
+	}
+	return pgconn.ConnectConfig(ctx, conf)
+}
+
+// interruptible makes ctx's end fail whatever conn is reading or writing. Its result undoes that.
+//
+// pgconn's own way starts a goroutine per call that has a context, which would be one per message here.
+func interruptible(ctx context.Context, conn *pgconn.PgConn) (undo func() bool) {
+	return context.AfterFunc(ctx, func() { _ = conn.Conn().SetDeadline(time.Unix(1, 0)) })
+}
+
+// closeConn ends conn, politely if it still listens, and waits until that is done.
+func closeConn(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+	<-conn.CleanupDone()
+}
+
+// query runs one statement with text parameters and returns its rows.
+func query(ctx context.Context, conn *pgconn.PgConn, sql string, args ...string) ([][][]byte, error) {
+	params := make([][]byte, len(args))
+	for i, a := range args {
+		params[i] = []byte(a)
+	}
+	res := conn.ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	return res.Rows, res.Err
+}
+
+// run runs statements without parameters.
+func run(ctx context.Context, conn *pgconn.PgConn, sql string) error {
+	_, err := conn.Exec(ctx, sql).ReadAll()
+	return err
+}
+
+// serverVersion is server_version_num without its minor part: 15, 16, …
+func serverVersion(conn *pgconn.PgConn) int {
+	text := conn.ParameterStatus("server_version")
+	n := 0
+	for n < len(text) && text[n] >= '0' && text[n] <= '9' {
+		n++
+	}
+	v, _ := strconv.Atoi(text[:n])
+	return v
+}
+
+// receive reads the next message that is an answer. Errors of PostgreSQL come as messages, not as err.
+func receive(conn *pgconn.PgConn) (pgproto3.BackendMessage, error) {
+	for {
+		msg, err := conn.ReceiveMessage(context.Background())
+		if err != nil {
+			return nil, err
+		}
+		switch msg.(type) {
+		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
+			continue
+		}
+		return msg, nil
+	}
+}
