@@ -60,8 +60,10 @@ func (r initResult) text(w io.Writer) {
 		}
 		for _, c := range n.Checks {
 			mark := "ok  "
-			if !c.OK {
+			if c.Fatal() {
 				mark = "FAIL"
+			} else if !c.OK {
+				mark = "warn"
 			}
 			fmt.Fprintf(w, "  %s  %s: %s\n", mark, c.Name, c.Detail)
 			if !c.OK && c.Fix != "" {

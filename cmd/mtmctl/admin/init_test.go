@@ -21,6 +21,9 @@ func (f *fake) Call(_ context.Context, method string, in, out any) error {
 	if err := f.fail[method]; err != nil {
 		return err
 	}
+	if method == "status" {
+		return json.Unmarshal([]byte(`{"status": "online"}`), out)
+	}
 	if method == "precheck" {
 		text, _ := json.Marshal(map[string]any{"checks": f.checks})
 		return json.Unmarshal(text, out)
@@ -46,13 +49,14 @@ func TestInitAsksEachNodeOnce(t *testing.T) {
 	require.Empty(t, Failed(all))
 	require.NoError(t, Init(t.Context(), "c", nodes))
 	for _, f := range fakes {
-		require.Equal(t, []string{"precheck", "init"}, f.asked)
+		require.Equal(t, []string{"precheck", "init", "start", "status"}, f.asked)
 	}
 }
 
 func TestPrecheckTellsAllThatIsWrong(t *testing.T) {
 	fakes, nodes := three()
 	fakes[1].checks = append(fakes[1].checks, Check{Name: "fsync", Detail: "off", Fix: "set fsync = on"})
+	fakes[0].checks = append(fakes[0].checks, Check{Name: "tables without keys", Severity: "warning", Detail: "t"})
 	all, err := Precheck(t.Context(), "c", nodes)
 	require.ErrorIs(t, err, ErrPrecheck)
 	require.Equal(t, "node 2 (h:1): fsync: off; set fsync = on", Failed(all))
