@@ -19,8 +19,8 @@ type gate struct {
 	timeout time.Duration // how long a permit is waited for
 	resolve time.Duration // how long an outcome is waited for
 
-	expect  func(mtm.GID)             // capture's: it should deliver gid soon; nil before the node serves
-	refusal atomic.Pointer[mtm.Error] // why this node serves nobody; nil when it does
+	expect  atomic.Pointer[func(mtm.GID)] // tells capture that gid is due; nil before the node serves
+	refusal atomic.Pointer[mtm.Error]     // why this node serves nobody; nil when it does
 
 	mu        sync.Mutex
 	open      bool
