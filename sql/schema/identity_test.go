@@ -28,7 +28,7 @@ func TestTablesWithoutAKeyCanBeUpdated(t *testing.T) {
 		{`DROP TABLE a; CREATE TABLE a (k int, x int) PARTITION BY LIST (k); CREATE TABLE a1 PARTITION OF a FOR VALUES IN (1);
 		  INSERT INTO a VALUES (1, 1); UPDATE a SET x = 2`, []string{"a d", "a1 f"}},
 		{`ALTER TABLE a ADD PRIMARY KEY (k)`, []string{"a d", "a1 d"}},
-		{`CREATE TABLE a2 (k int, x int); ALTER TABLE a ATTACH PARTITION a2 FOR VALUES IN (2)`, []string{"a d", "a1 d", "a2 d"}},
+		{`CREATE TABLE a2 (k int NOT NULL, x int); ALTER TABLE a ATTACH PARTITION a2 FOR VALUES IN (2)`, []string{"a d", "a1 d", "a2 d"}},
 		{`ALTER TABLE a DROP CONSTRAINT a_pkey; UPDATE a SET x = 3`, []string{"a d", "a1 f", "a2 f"}},
 		{`DROP TABLE a; CREATE TEMP TABLE tmp (x int); CREATE TABLE a (); CREATE TABLE b () INHERITS (a)`, []string{"a f", "b f"}},
 		{`DROP TABLE a CASCADE; CREATE TABLE a (x int PRIMARY KEY); ALTER TABLE a DROP COLUMN x`, []string{"a f"}},
