@@ -36,7 +36,7 @@ func (n *node) unrest() string {
 		return fmt.Sprintf("is %s, gate open: %v", st.Status, n.gate.opened)
 	}
 	// What the brain would have to remember is all that it knows.
-	for _, r := range n.brain.Checkpoint(n.journaledPayload) {
+	for _, r := range n.brain.Checkpoint() {
 		switch r.(type) {
 		case mtm.RecCheckpoint, mtm.RecCheckpointEnd, mtm.RecReserve, mtm.RecForget:
 		default:
