@@ -42,7 +42,7 @@ type plan struct {
 	limit           int     // Config.MaxInFlight
 	reserve         uint64
 	resolve, repeat uint64 // Config.ResolveAfter, Config.Retransmit, in ms
-	tick            uint64
+	tick, fsync     uint64 // between ticks; at most for a sync
 	plant           string
 }
 
@@ -58,6 +58,7 @@ func newPlan(r *rand.Rand, nodes int, plant string) plan {
 		compact: pick(r, 0, 0.05, 0.2), batch: pick(r, 1, 3, 16),
 		limit: pick(r, 1, 4, 100), reserve: pick[uint64](r, 3, 10, 1000),
 		resolve: pick[uint64](r, 20, 100), repeat: pick[uint64](r, 60, 300), tick: pick[uint64](r, 5*ms, 20*ms),
+		fsync: pick[uint64](r, 300, 2*ms, 20*ms),
 	}
 	switch r.IntN(8) {
 	case 0: // calm: conflicts only

@@ -38,6 +38,12 @@ type options struct {
 
 // run plays one seed and returns the violation it found, if any, and how many events it took.
 func run(seed uint64, o options) (uint64, error) {
+	w := newWorld(seed, o)
+	w.play()
+	return w.events, w.failure
+}
+
+func newWorld(seed uint64, o options) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x6d746d))
 	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant), out: o.trace}
 	w.check = newChecker(w)
@@ -48,6 +54,11 @@ func run(seed uint64, o options) (uint64, error) {
 		w.nodes = append(w.nodes, newNode(w, id))
 	}
 	w.net.init(w)
+	return w
+}
+
+// play runs until all is at rest, or an assertion fails.
+func (w *world) play() {
 	w.tracef("plan %+v", w.plan)
 	w.setTraps()
 	for _, n := range w.nodes {
@@ -68,7 +79,6 @@ func run(seed uint64, o options) (uint64, error) {
 		w.now = t.at
 		t.do()
 	}
-	return w.events, w.failure
 }
 
 func (w *world) at(when uint64, do func()) { w.queue.push(max(when, w.now), do) }
