@@ -22,7 +22,7 @@ import (
 
 // catalogsSQL is all that an installation touches in one PostgreSQL, as text.
 const catalogsSQL = `SELECT string_agg(x, E'\n' ORDER BY x) FROM (
-	SELECT 'class ' || oid::regclass || relkind FROM pg_class WHERE oid >= 16384 AND relkind <> 't' AND relnamespace <> 'pg_toast'::regnamespace
+	SELECT 'class ' || oid::regclass || ' ' || relkind::text FROM pg_class WHERE oid >= 16384 AND relkind <> 't' AND relnamespace <> 'pg_toast'::regnamespace
 	UNION ALL SELECT 'proc ' || oid::regprocedure FROM pg_proc WHERE oid >= 16384
 	UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
 	UNION ALL SELECT 'role ' || rolname FROM pg_roles
