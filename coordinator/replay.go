@@ -16,7 +16,7 @@ func (n *Node) Replay(r mtm.Record) {
 		return
 	case mtm.RecCheckpointEnd:
 		if s := n.shadow; s != nil {
-			n.txns, n.outcomes, n.forgotten, n.maxSeen = s.txns, s.outcomes, s.forgotten, s.maxSeen
+			n.txns, n.outcomes, n.forgotten, n.seen = s.txns, s.outcomes, s.forgotten, s.seen
 			n.next, n.reserved = s.next, s.reserved
 			n.shadow = nil
 		}
@@ -35,6 +35,7 @@ func (n *Node) replayOne(r mtm.Record) {
 			t.age, t.deps, t.lsn, t.payload = r.Age, r.Deps, r.LSN, r.Payload
 			t.payload.Data = nil
 			t.journaled = true
+			n.learnDeps(r.GID.Origin, r.Deps)
 		}
 	case mtm.RecPromise:
 		if t := n.replayTxn(r.GID); t != nil {
@@ -49,12 +50,13 @@ func (n *Node) replayOne(r mtm.Record) {
 	case mtm.RecDecide:
 		if t := n.replayTxn(r.GID); t != nil {
 			t.outcome = outcomeOf(r.Commit)
+			n.seenOf(r.GID.Origin).decided(r.GID.Seq)
 		}
 	case mtm.RecReserve:
 		n.reserved = max(n.reserved, r.Upto)
 	case mtm.RecForget:
 		n.forgotten[r.Origin] = max(n.forgotten[r.Origin], r.Upto)
-		n.maxSeen[r.Origin] = max(n.maxSeen[r.Origin], r.Upto)
+		n.seenOf(r.Origin).allDecided(r.Upto)
 		for gid := range n.txns {
 			if n.isForgotten(gid) {
 				delete(n.txns, gid)
@@ -76,7 +78,8 @@ func (n *Node) replayTxn(gid mtm.GID) *txn {
 // Start ends the replay. prepared lists what PostgreSQL holds prepared under our names. What the journal does not
 // know was never voted for, so it is rolled back; what it knows is finished, aborted or handed to the resolver.
 //
-// Nothing of an earlier life of this node may still be about to prepare when the list is made.
+// Nothing of an earlier life of this node may still be about to prepare or to finish when the list is made: a
+// transaction that is committed here behind our back could be seen by one whose Deps leave it out.
 func (n *Node) Start(prepared []mtm.GID) {
 	n.shadow = nil
 	n.started = true
@@ -99,8 +102,20 @@ func (n *Node) Start(prepared []mtm.GID) {
 		}
 	}
 	n.next = max(n.next, n.reserved)
+	n.ownNumbers()
 	n.extendReserve()
 	n.checkGate()
+}
+
+// ownNumbers: of all numbers that an earlier life may have used only the undecided ones are open.
+func (n *Node) ownNumbers() {
+	s := n.seenOf(n.cfg.ID)
+	s.allDecided(n.next - 1)
+	for gid, t := range n.txns {
+		if gid.Origin == n.cfg.ID && t.outcome == undecided && t.local != localLost {
+			s.open[gid.Seq] = struct{}{}
+		}
+	}
 }
 
 // rollBackStray ends a transaction that is prepared here and that this node never spoke of.
@@ -117,6 +132,7 @@ func (n *Node) rollBackStray(gid mtm.GID) {
 	}
 	// It never voted, so it cannot be committed; and it must never vote again, whatever arrives late.
 	t.outcome = aborted
+	n.seenOf(gid.Origin).decided(gid.Seq)
 	n.persist(mtm.RecDecide{GID: gid, Firm: true})
 	n.finish(t)
 }
@@ -125,6 +141,8 @@ func (n *Node) startTxn(t *txn, held bool) {
 	t.local = localLost
 	if held {
 		t.local = localPrepared
+	} else {
+		n.seenOf(t.gid.Origin).decided(t.gid.Seq) // it may be committed here, and seen by what comes
 	}
 	if t.gid.Origin == n.cfg.ID {
 		t.coord = &coord{members: n.gen.Members, sent: n.gen.Configured, prepared: true, replied: true}

@@ -2,17 +2,10 @@
 # Finds what the tests, the demo and the benchmark need, installs PostgreSQL where that is possible, and says exactly
 # what is missing where it is not.
 set -euo pipefail
+. "$(dirname "$0")/pgbin.sh"
 
 missing=()
 have() { command -v "$1" >/dev/null 2>&1; }
-
-pg_bin() {
-	if [ -n "${MTM_PG_BIN:-}" ]; then echo "$MTM_PG_BIN"; return; fi
-	local found
-	found=$(for d in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin; do [ -x "$d/initdb" ] && echo "$d"; done | sort -V | tail -1)
-	if [ -z "$found" ] && have pg_ctl; then found=$(dirname "$(readlink -f "$(command -v pg_ctl)")"); fi
-	echo "$found"
-}
 
 install() {
 	echo "installing $* (apt-get)" >&2

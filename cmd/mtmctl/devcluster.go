@@ -20,7 +20,7 @@ func newDevcluster() *cobra.Command {
 	cmd := group("devcluster", "Run a whole cluster on this machine",
 		`devcluster runs N PostgreSQL and N mtmd on free loopback ports, with a fault proxy on every link between two mtmd,
 in one directory. For trying mtm out, for its own tests, and for yours. As root it runs PostgreSQL as the user postgres.`,
-		newDevStart(), newDevInfo(), newDevStop(), newDevStartNode(),
+		newDevStart(), newDevInfo(), newDevURL(), newDevStop(), newDevStartNode(),
 		newDevAct("kill", "End processes of a node by SIGKILL", "PostgreSQL is killed with all its children, as in a power cut.", (*devcluster.Cluster).Kill),
 		newDevAct("freeze", "Stop processes of a node by SIGSTOP", "They keep their connections and say nothing.", (*devcluster.Cluster).Freeze),
 		newDevAct("thaw", "Let frozen processes of a node go on", "", (*devcluster.Cluster).Thaw),
@@ -47,7 +47,7 @@ func newDevStart() *cobra.Command {
 		Long: `start initialises N PostgreSQL and N mtmd in --dir, which must be empty or absent, waits until all are online,
 prints where they are, and leaves them running. On a cluster that was stopped ("stop --all") it starts it again.`,
 		Example: "  mtmctl devcluster start --dir /tmp/dc --nodes 3 --set shared_buffers=64MB\n" +
-			"  psql \"$(mtmctl devcluster info --dir /tmp/dc --output json | jq -r '.nodes[0].url')\"",
+			"  psql \"$(mtmctl devcluster url --dir /tmp/dc --node 1)\"",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if referee {
 				return usageError{errors.New("--referee: this version of mtmd has no referee")}
@@ -99,6 +99,28 @@ func startOrResume(cmd *cobra.Command, o devcluster.Options) (*devcluster.Cluste
 func newDevInfo() *cobra.Command {
 	return devCommand("info", "Show nodes, addresses, processes and files", "",
 		func(cmd *cobra.Command, c *devcluster.Cluster) error { return showInfo(cmd, c) })
+}
+
+func newDevURL() *cobra.Command {
+	var node int
+	var direct bool
+	cmd := devCommand("url", "Print the address of a node, for psql and drivers", "",
+		func(cmd *cobra.Command, c *devcluster.Cluster) error {
+			for _, n := range c.Info(cmd.Context()).Nodes {
+				if n.ID != node {
+					continue
+				}
+				url := n.URL
+				if direct {
+					url = n.PgURL
+				}
+				return show(cmd, map[string]string{"url": url}, func(w io.Writer) { fmt.Fprintln(w, url) })
+			}
+			return fmt.Errorf("no node %d in %s", node, c.Dir())
+		})
+	cmd.Flags().IntVar(&node, "node", 1, "number of the node")
+	cmd.Flags().BoolVar(&direct, "direct", false, "straight to PostgreSQL instead of through the gateway")
+	return cmd
 }
 
 // devCommand is one that acts on a cluster that is there.

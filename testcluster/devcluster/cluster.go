@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"mtm/cert"
 	"mtm/testcluster/faultproxy"
 )
 
@@ -219,7 +220,7 @@ func (c *Cluster) startAll(ctx context.Context) error {
 	}
 	o.Progress("starting %d mtmd (%s)", len(c.st.Nodes), c.st.Mtmd)
 	err = c.forEach(func(n *node) error {
-		if err := n.writeMtmdConf(c.st, c.dir, c.dialled(n.ID), o.MtmdSettings); err != nil {
+		if err := n.writeMtmdConf(c.st, cert.In(c.certDir(), cert.NodeName(n.ID)), c.dialled(n.ID), o.MtmdSettings); err != nil {
 			return err
 		}
 		return n.startMtmd(ctx, c.st.Mtmd, c.st.MtmdEnv, o.DieWithParent)

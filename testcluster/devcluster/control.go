@@ -129,6 +129,15 @@ func (n *node) each(w What, verb string, f func(Proc) error) error {
 	return nil
 }
 
+// WaitMtmdGone waits until mtmd of node id has ended, for as long as ctx.
+func (c *Cluster) WaitMtmdGone(ctx context.Context, id int) error {
+	n, err := c.node(id)
+	if err != nil {
+		return err
+	}
+	return n.explain(n.Mtmd.WaitGone(ctx))
+}
+
 // StopAll ends every process in an orderly way: all mtmd, then all PostgreSQL, then the proxy. The data stays.
 func (c *Cluster) StopAll(ctx context.Context) error {
 	unlock, err := lock(ctx, c.dir)
@@ -161,7 +170,20 @@ func (c *Cluster) StartAll(ctx context.Context) error {
 	return c.WaitStatus(ctx, "online", c.IDs()...)
 }
 
-// killAll ends every process by force.
+// KillAll ends every process by force. The data stays.
+func (c *Cluster) KillAll(ctx context.Context) error {
+	unlock, err := lock(ctx, c.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.st, err = loadState(c.dir); err != nil {
+		return err
+	}
+	return c.killAll(ctx)
+}
+
+// killAll is KillAll with the lock held.
 func (c *Cluster) killAll(ctx context.Context) error {
 	if c.st == nil {
 		return nil

@@ -3,15 +3,68 @@ package devcluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
+
+	"mtm/cert"
+	"mtm/cmd/mtmctl/admin"
 )
 
 func (c *Cluster) certDir() string { return filepath.Join(c.dir, "certs") }
 
 // makeCerts makes an authority for this cluster, a certificate for each node, and one for mtmctl.
-func (c *Cluster) makeCerts() error { return errors.New("this build has no package cert yet") }
+func (c *Cluster) makeCerts() error {
+	err := cert.InitCA(c.certDir(), c.st.Name)
+	for _, n := range c.st.Nodes {
+		if err == nil {
+			err = cert.Issue(c.certDir(), cert.NodeName(n.ID), "127.0.0.1", "localhost")
+		}
+	}
+	if err == nil {
+		err = cert.Issue(c.certDir(), cert.AdminName)
+	}
+	return err
+}
+
+// AdminNodes prepares to call every node as the operator, straight and not through the fault proxy. The returned
+// function ends the connections.
+func (c *Cluster) AdminNodes() (nodes []admin.Node, done func(), err error) {
+	var conns []*admin.Conn
+	done = func() {
+		for _, conn := range conns {
+			conn.Close()
+		}
+	}
+	for _, n := range c.st.Nodes {
+		conn, err := admin.Dial(addr(n.PeerPort), n.ID, cert.In(c.certDir(), cert.AdminName))
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		conns = append(conns, conn)
+		nodes = append(nodes, admin.Node{ID: n.ID, Peer: addr(n.PeerPort), Conninfo: c.url(n), Admin: conn})
+	}
+	return nodes, done, nil
+}
+
+// Name is the cluster's name.
+func (c *Cluster) Name() string { return c.st.Name }
 
 // Init makes one cluster of the nodes: what "mtmctl init-cluster" does.
 func (c *Cluster) Init(ctx context.Context) error {
-	return errors.New("this build has no admin client yet")
+	nodes, done, err := c.AdminNodes()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if all, err := admin.Precheck(ctx, c.st.Name, nodes); err != nil {
+		return fmt.Errorf("%w:\n%s", err, admin.Failed(all))
+	}
+	if err := admin.Init(ctx, c.st.Name, nodes); err != nil {
+		for _, n := range c.st.Nodes {
+			err = errors.Join(err, fmt.Errorf("--- %s:\n%s", n.MtmdLog, tail(n.MtmdLog, 15)))
+		}
+		return err
+	}
+	return nil
 }

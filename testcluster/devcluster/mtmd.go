@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"mtm/cert"
 )
 
 const (
@@ -73,11 +75,10 @@ func BuildMtmd(ctx context.Context) (string, error) {
 var plainTOML = regexp.MustCompile(`^(true|false|[+-]?[0-9][0-9_]*(\.[0-9]+)?|["'\[{].*)$`)
 
 // writeMtmdConf writes mtmd.toml. dial is where to reach each other node.
-func (n *node) writeMtmdConf(s *state, dir string, dial map[int]string, extra []string) error {
+func (n *node) writeMtmdConf(s *state, files cert.Files, dial map[int]string, extra []string) error {
 	if err := os.MkdirAll(n.MtmdData, 0o700); err != nil {
 		return err
 	}
-	certs := filepath.Join(dir, "certs")
 	q := strconv.Quote
 	lines := []string{
 		"# written by mtmctl devcluster",
@@ -89,9 +90,9 @@ func (n *node) writeMtmdConf(s *state, dir string, dial map[int]string, extra []
 		"peer_listen = " + q(addr(n.PeerPort)),
 		"peer_advertise = " + q(addr(n.PeerPort)),
 		"http_listen = " + q(addr(n.HTTPPort)),
-		"tls_ca = " + q(filepath.Join(certs, "ca.crt")),
-		"tls_cert = " + q(filepath.Join(certs, n.name()+".crt")),
-		"tls_key = " + q(filepath.Join(certs, n.name()+".key")),
+		"tls_ca = " + q(files.CA),
+		"tls_cert = " + q(files.Cert),
+		"tls_key = " + q(files.Key),
 	}
 	for _, kv := range extra {
 		key, value, _ := strings.Cut(kv, "=")
@@ -110,9 +111,6 @@ func (n *node) writeMtmdConf(s *state, dir string, dial map[int]string, extra []
 	}
 	return os.WriteFile(n.MtmdConf, []byte(strings.Join(lines, "\n")+"\n"), 0o600)
 }
-
-// name is that of the node's certificate.
-func (n *node) name() string { return "node" + strconv.Itoa(n.ID) }
 
 // startMtmd runs mtmd of n and waits until it answers /status, whatever it says of itself.
 func (n *node) startMtmd(ctx context.Context, mtmd string, env []string, die bool) error {

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"mtm"
+	"mtm/sql/schema"
 )
 
 // Caller calls one method of a node's admin service: in and out are what JSON carries; either may be nil.
@@ -25,11 +28,15 @@ type Node struct {
 
 // Check is one prerequisite of one node.
 type Check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"`
-	Fix    string `json:"fix,omitempty"` // what to do about it, when not OK
+	Name     string `json:"name"`
+	OK       bool   `json:"ok"`
+	Severity string `json:"severity,omitempty"` // "warning": the cluster can be made all the same
+	Detail   string `json:"detail"`
+	Fix      string `json:"fix,omitempty"` // what to do about it, when not OK
 }
+
+// Fatal reports whether the check forbids the cluster.
+func (c Check) Fatal() bool { return !c.OK && c.Severity != "warning" }
 
 // NodeChecks is what one node's mtmd found, or Err when it could not be asked.
 type NodeChecks struct {
@@ -37,12 +44,14 @@ type NodeChecks struct {
 	Peer   string  `json:"peer"`
 	Checks []Check `json:"checks"`
 	Err    string  `json:"error,omitempty"`
+
+	Facts *schema.Facts `json:"facts,omitempty"` // what is compared between nodes
 }
 
 // OK reports whether the node may be joined.
 func (n NodeChecks) OK() bool {
 	for _, c := range n.Checks {
-		if !c.OK {
+		if c.Fatal() {
 			return false
 		}
 	}
@@ -77,28 +86,48 @@ func Precheck(ctx context.Context, cluster string, nodes []Node) ([]NodeChecks, 
 	for i, n := range nodes {
 		g.Go(func() error {
 			all[i] = NodeChecks{NodeID: n.ID, Peer: n.Peer}
-			if err := n.Admin.Call(ctx, "precheck", request{cluster, n.ID, nodes}, &all[i]); err != nil {
+			err := n.Admin.Call(ctx, "precheck", request{cluster, n.ID, nodes}, &all[i])
+			all[i].NodeID, all[i].Peer = n.ID, n.Peer
+			if err != nil {
 				all[i].Err = err.Error()
 			}
-			all[i].NodeID, all[i].Peer = n.ID, n.Peer
-			return nil
+			return err
 		})
 	}
-	g.Wait() //nolint:errcheck // none is given
-	var err error
+	if err := g.Wait(); errors.Is(err, ErrNotReachable) {
+		return all, ErrNotReachable
+	}
+	all = compare(all)
 	for _, one := range all {
-		switch {
-		case one.Err != "":
-			return all, ErrNotReachable
-		case !one.OK():
-			err = ErrPrecheck
+		if !one.OK() {
+			return all, ErrPrecheck
 		}
 	}
-	return all, err
+	return all, nil
 }
 
-// Init joins nodes into a cluster. Prerequisites must have been checked. If any node fails, those done and the one
-// that failed are rolled back, and the error says what failed, and whether anything could not be undone.
+// compare adds what must be equal on all nodes, as the checks of node 0.
+func compare(all []NodeChecks) []NodeChecks {
+	facts := map[mtm.NodeID]schema.Facts{}
+	for i := range all {
+		if f := all[i].Facts; f != nil {
+			facts[mtm.NodeID(all[i].NodeID)] = *f
+		}
+		all[i].Facts = nil
+	}
+	if len(facts) < 2 {
+		return all
+	}
+	together := NodeChecks{Peer: "all nodes"}
+	for _, c := range schema.Compare(facts) {
+		together.Checks = append(together.Checks, Check{Name: c.Name, OK: c.OK, Severity: string(c.Severity), Detail: c.Detail, Fix: c.Fix})
+	}
+	return append(all, together)
+}
+
+// Init joins nodes into a cluster and returns when all serve. Prerequisites must have been checked. If any node cannot
+// be joined, those done and the one that failed are rolled back, and the error says what failed, and whether anything
+// could not be undone. Once all are joined there is a cluster, and nothing is undone any more.
 func Init(ctx context.Context, cluster string, nodes []Node) error {
 	ctx, cancel := context.WithTimeout(ctx, initWait)
 	defer cancel()
@@ -113,7 +142,42 @@ func Init(ctx context.Context, cluster string, nodes []Node) error {
 		}
 		return fmt.Errorf("%w\nAll nodes are as they were", err)
 	}
-	return nil
+	return serve(ctx, nodes)
+}
+
+// serve ends the nodes' wait for a cluster, and waits until they are online.
+func serve(ctx context.Context, nodes []Node) error {
+	var g errgroup.Group
+	for _, n := range nodes {
+		g.Go(func() error {
+			// The daemon changes over to another listener, which may cut the answer off.
+			if err := n.Admin.Call(ctx, "start", nil, nil); err != nil && !errors.Is(err, ErrNotReachable) {
+				return fmt.Errorf("node %d (%s) is part of the cluster but did not start to serve: %w (restart its mtmd)", n.ID, n.Peer, err)
+			}
+			return waitOnline(ctx, n)
+		})
+	}
+	return g.Wait()
+}
+
+// waitOnline asks a node until it says that it is online.
+func waitOnline(ctx context.Context, n Node) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var st struct {
+			Status string `json:"status"`
+		}
+		err := n.Admin.Call(ctx, "status", nil, &st)
+		if err == nil && st.Status == "online" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("node %d (%s) is part of the cluster but not online yet: it says %q (%w): see its log", n.ID, n.Peer, st.Status, errors.Join(err, ctx.Err()))
+		case <-tick.C:
+		}
+	}
 }
 
 // rollback undoes init on those nodes, also when the caller has given up meanwhile.
@@ -137,7 +201,7 @@ func Failed(all []NodeChecks) string {
 			fmt.Fprintf(&b, "node %d (%s): %s\n", n.NodeID, n.Peer, n.Err)
 		}
 		for _, c := range n.Checks {
-			if !c.OK {
+			if c.Fatal() {
 				fmt.Fprintf(&b, "node %d (%s): %s: %s; %s\n", n.NodeID, n.Peer, c.Name, c.Detail, c.Fix)
 			}
 		}
