@@ -4,15 +4,15 @@
 -- has no key gets FULL; who gets a key later goes back to it, unless the user chose FULL himself. This says what is to be
 -- done for a table and for what inherits from it: a partition loses its key with its parent.
 CREATE OR REPLACE FUNCTION mtm.identity_work(rel oid, OUT relid oid, OUT action text) RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    WITH RECURSIVE family(relid) AS (
-        VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.relid
+LANGUAGE plpgsql STABLE AS $$ -- not SQL, which would plan it anew each time
+BEGIN
+    RETURN QUERY WITH RECURSIVE family(member) AS (
+        VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.member
     ), t AS (
         SELECT c.oid, c.relreplident AS ident, m.relid IS NOT NULL AS ours,
             EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
                 AND CASE c.relreplident WHEN 'i' THEN x.indisreplident ELSE x.indisprimary END) AS has_key
-        FROM family f JOIN pg_class c ON c.oid = f.relid LEFT JOIN mtm.full_identity m ON m.relid = c.oid
+        FROM family f JOIN pg_class c ON c.oid = f.member LEFT JOIN mtm.full_identity m ON m.relid = c.oid
         WHERE c.relkind = 'r' AND c.relpersistence = 'p'
     )
     SELECT t.oid, w.action
@@ -21,7 +21,7 @@ BEGIN ATOMIC
         WHEN t.ours AND t.ident = 'f' AND t.has_key THEN 'default'
         WHEN t.ours AND t.ident <> 'f' THEN 'forget' END) AS w(action)
     WHERE w.action IS NOT NULL;
-END;
+END $$;
 
 CREATE OR REPLACE FUNCTION mtm.set_identity(rel oid, action text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = replica AS $$

@@ -272,3 +272,28 @@ func sqlState(err error) string {
 	}
 	return ""
 }
+
+// benchDatabase makes a database with a table "bench" in it, node 1 of a cluster if installed.
+func benchDatabase(b *testing.B, installed bool) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(b.Context(), dsn("postgres", "postgres"))
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("bench%d", pgCount.Add(1))
+	_, err = conn.Exec(b.Context(), `CREATE DATABASE `+name+` TEMPLATE template0`)
+	conn.Close(b.Context())
+	if err != nil {
+		return nil, err
+	}
+	if conn, err = pgx.Connect(b.Context(), dsn(name, "postgres")); err != nil {
+		return nil, err
+	}
+	b.Cleanup(func() { conn.Close(context.Background()) })
+	if installed {
+		if err := Install(b.Context(), conn, threeNodes(1)); err != nil {
+			return nil, err
+		}
+	}
+	_, err = conn.Exec(b.Context(), `CREATE TABLE bench (id int PRIMARY KEY)`)
+	return conn, err
+}
