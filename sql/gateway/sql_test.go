@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"mtm"
@@ -405,6 +404,28 @@ func TestResultsOfAnySize(t *testing.T) {
 	}
 }
 
+func TestStatementsLongerThanTheLexerReads(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	conn := h.connect(t, pgx.QueryExecModeSimpleProtocol)
+	long := strings.Repeat("x", 5<<20)
+	for i, text := range []string{"insert into t values (1, '" + long + "')", "begin", "insert into t values (2, '" + long + "')", "commit"} {
+		tag, err := conn.Exec(bg, text)
+		require.NoError(t, err, i)
+		require.Equal(t, []string{"INSERT 0 1", "BEGIN", "INSERT 0 1", "COMMIT"}[i], tag.String())
+	}
+	require.EqualValues(t, 2, h.Stats().Prepared)
+	require.Equal(t, 10<<20, h.direct(t, "select sum(length(v)) from t"))
+	res, err := conn.PgConn().Exec(bg, "select '"+long+"'").ReadAll()
+	require.NoError(t, err)
+	require.Len(t, res[0].Rows[0][0], 5<<20)
+	_, err = conn.Exec(bg, "insert into t values (3, '"+long+"'); commit")
+	require.Equal(t, "42601", code(err))
+	_, err = conn.Exec(bg, "insert into t values (1, '"+long+"')")
+	require.Equal(t, "23505", code(err))
+	require.Equal(t, 2, h.direct(t, "select count(*) from t"))
+}
+
 func TestPgbench(t *testing.T) {
 	h := start(t)
 	args := []string{"-h", "127.0.0.1", "-p", fmt.Sprint(h.port), "-U", "postgres", "postgres"}
@@ -421,5 +442,3 @@ func TestPgbench(t *testing.T) {
 	require.Equal(t, 0, h.direct(t, "select (select sum(abalance) from pgbench_accounts) - (select sum(delta) from pgbench_history)"))
 	psql(t, h.port, "drop table pgbench_accounts, pgbench_branches, pgbench_tellers, pgbench_history")
 }
-
-var _ = pgconn.CommandTag{}
