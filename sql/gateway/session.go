@@ -28,7 +28,7 @@ type expect struct {
 	op    byte // the message that was sent: Q P B D E C S F
 	role  role
 	inj   injected   // op P, roleOurs: which
-	quiet bool       // op Q, S, F: the ReadyForQuery is not for the client
+	quiet bool       // op Q, S, F: the ReadyForQuery is not for the client; op D: nor is NoData
 	read  bool       // op E, Q: it writes nothing by its looks, whatever its tag says
 	shift int        // op Q: characters of the client's string before this part of it
 	parse *prepared  // op P: what it defines
@@ -283,7 +283,7 @@ func (s *session) settle(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	repeat, doomed, guardOff := s.repeat, s.doomed, s.guardOff && s.tx != 'E' && s.managed
+	repeat, doomed, guardOff := s.repeat, s.doomed, s.guardOff && s.tx != 'E'
 	u := s.guarded
 	s.repeat, s.doomed, s.guarded = false, false, nil
 	s.slow, s.canceled, s.preparing = false, false, false
