@@ -64,7 +64,8 @@ type Decided struct {
 	Commit bool
 }
 
-// Finished tells the origin that the outcome is in the sender's PostgreSQL.
+// Finished tells the origin that the outcome is in the sender's PostgreSQL. Told to another node, it answers a
+// question: the sender has forgotten the transaction, so it is finished everywhere.
 type Finished struct {
 	GID GID
 }

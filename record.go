@@ -43,7 +43,8 @@ type RecReserve struct {
 	Upto uint64
 }
 
-// RecForget: every transaction of Origin up to Upto is finished on all configured nodes.
+// RecForget: every transaction of Origin up to Upto is finished on all configured nodes. It is durable before anybody
+// is told, else the origin could ask after a crash about what the others no longer know.
 type RecForget struct {
 	Origin NodeID
 	Upto   uint64
@@ -63,7 +64,7 @@ func (RecPromise) Sync() bool       { return true }
 func (RecAccept) Sync() bool        { return true }
 func (r RecDecide) Sync() bool      { return r.Firm }
 func (RecReserve) Sync() bool       { return true }
-func (RecForget) Sync() bool        { return false }
+func (RecForget) Sync() bool        { return true }
 func (RecCheckpoint) Sync() bool    { return false }
 func (RecCheckpointEnd) Sync() bool { return true }
 

@@ -73,6 +73,7 @@ func (n *Node) onCollect(from mtm.NodeID, c mtm.Collect) {
 // acceptorTxn finds, or makes, the state in which this node accepts; nil when the outcome is known, after telling it.
 func (n *Node) acceptorTxn(from mtm.NodeID, gid mtm.GID) *txn {
 	if n.isForgotten(gid) {
+		n.tellForgotten(from, gid)
 		return nil
 	}
 	if commit, ok := n.known(gid); ok {

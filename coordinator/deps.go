@@ -6,20 +6,92 @@ import (
 	"mtm"
 )
 
-// depsNow is all that a transaction captured now may have seen: whatever was decided here.
-func (n *Node) depsNow() mtm.Deps {
-	open := map[mtm.NodeID][]uint64{}
-	for gid, u := range n.txns {
-		if u.outcome == undecided {
-			open[gid.Origin] = append(open[gid.Origin], gid.Seq)
+// seen is what this node knows of one origin's numbers: all up to upto are decided, but for those that are open.
+//
+// A number that was not heard of is open too: had it been taken for decided, a transaction could be made to wait for one
+// that waits for it, and neither would ever end.
+type seen struct {
+	upto uint64
+	open map[uint64]struct{}
+}
+
+// maxGap bounds what one number can make a node remember.
+const maxGap = 1 << 16
+
+func (n *Node) seenOf(origin mtm.NodeID) *seen {
+	s := n.seen[origin]
+	if s == nil {
+		s = &seen{upto: n.forgotten[origin], open: map[uint64]struct{}{}}
+		n.seen[origin] = s
+	}
+	return s
+}
+
+// hear of a number: those between are open as well.
+func (s *seen) hear(seq uint64) {
+	if seq > s.upto+maxGap {
+		s.upto = seq - maxGap
+	}
+	for s.upto < seq {
+		s.upto++
+		s.open[s.upto] = struct{}{}
+	}
+}
+
+// learn what the origin itself says of its numbers. It leaves no number between unused ones and a restart in doubt.
+func (s *seen) learn(d mtm.OriginDeps) {
+	for seq := range s.open {
+		if _, open := slices.BinarySearch(d.Except, seq); seq <= d.Upto && !open {
+			delete(s.open, seq)
 		}
 	}
+	for _, seq := range d.Except {
+		if seq > s.upto && seq <= d.Upto {
+			s.open[seq] = struct{}{}
+		}
+	}
+	s.upto = max(s.upto, d.Upto)
+}
+
+// decided: seq is open no more.
+func (s *seen) decided(seq uint64) { delete(s.open, seq) }
+
+// allDecided: nothing up to upto is open.
+func (s *seen) allDecided(upto uint64) {
+	for seq := range s.open {
+		if seq <= upto {
+			delete(s.open, seq)
+		}
+	}
+	s.upto = max(s.upto, upto)
+}
+
+// learnDeps takes in what a transaction of origin says of its own origin.
+func (n *Node) learnDeps(origin mtm.NodeID, deps mtm.Deps) {
+	for _, d := range deps {
+		if d.Origin == origin && origin != n.cfg.ID {
+			n.seenOf(origin).learn(d)
+		}
+	}
+}
+
+// depsNow is all that a transaction captured now may have seen: whatever was decided here.
+func (n *Node) depsNow() mtm.Deps {
 	var deps mtm.Deps
 	for _, id := range n.gen.Configured.IDs() {
-		if upto := n.maxSeen[id]; upto > 0 {
-			slices.Sort(open[id])
-			deps = append(deps, mtm.OriginDeps{Origin: id, Upto: upto, Except: open[id]})
+		s := n.seen[id]
+		if s == nil || s.upto == 0 {
+			continue
 		}
+		d := mtm.OriginDeps{Origin: id, Upto: s.upto}
+		if len(s.open) > 0 {
+			d.Except = make([]uint64, 0, len(s.open))
+			for seq := range s.open {
+				d.Except = append(d.Except, seq)
+			}
+			slices.Sort(d.Except)
+		}
+		deps = append(deps, d)
 	}
 	return deps
 }

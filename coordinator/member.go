@@ -13,9 +13,10 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 		n.drop(p.Payload)
 		return
 	}
-	if _, ok := n.outcomes[p.GID]; ok {
+	if commit, ok := n.known(p.GID); ok {
+		// The resolver ended it, and its origin has not heard.
 		n.drop(p.Payload)
-		n.send(from, mtm.Finished{GID: p.GID})
+		n.send(from, mtm.Decided{GID: p.GID, Commit: commit})
 		return
 	}
 	t := n.txns[p.GID]
@@ -32,11 +33,8 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 	if t == nil {
 		t = n.newTxn(p.GID)
 	}
-	if t.outcome != undecided {
-		n.drop(p.Payload)
-		return
-	}
 	t.age, t.deps, t.payload = p.Age, p.Deps, p.Payload
+	n.learnDeps(p.GID.Origin, p.Deps)
 	n.journal(t)
 	t.local = localWaiting
 	n.waiting[t.gid] = t
@@ -121,6 +119,7 @@ func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
 // the order of decisions respects every row lock.
 func (n *Node) setOutcome(t *txn, commit bool) {
 	t.outcome = outcomeOf(commit)
+	n.seenOf(t.gid.Origin).decided(t.gid.Seq)
 	t.attempt = nil
 	t.retryAt, t.backoff = n.now+n.cfg.Retransmit, n.cfg.Retransmit
 	if !t.payload.Has(mtm.PayloadEmpty) {
@@ -136,11 +135,12 @@ func (n *Node) finish(t *txn) {
 		// The session's answer, or the Finish, comes back here.
 	case localApplying:
 		n.do(CancelApply{GID: t.gid})
-	case localPrepared, localLost:
-		// A lost one may have been finished before the restart; Finish does not mind.
+	case localPrepared, localLost, localFailed:
+		// A lost one may have been finished before the restart, and a failed one may be prepared all the same, if
+		// PostgreSQL crashed before it answered; Finish does not mind.
 		t.local = localFinishing
 		n.do(Finish{GID: t.gid, Commit: t.outcome == committed})
-	case localNone, localWaiting, localFailed:
+	case localNone, localWaiting:
 		n.settled(t)
 	}
 }
@@ -163,7 +163,9 @@ func (n *Node) settled(t *txn) {
 		}
 	}
 	if t.coord == nil {
-		n.outcomes[t.gid] = t.outcome == committed
+		if !n.isForgotten(t.gid) {
+			n.outcomes[t.gid] = t.outcome == committed
+		}
 		delete(n.txns, t.gid)
 		n.drop(t.payload)
 		n.send(t.gid.Origin, mtm.Finished{GID: t.gid})
@@ -173,8 +175,18 @@ func (n *Node) settled(t *txn) {
 }
 
 func (n *Node) onFinished(from mtm.NodeID, f mtm.Finished) {
-	if t := n.txns[f.GID]; t != nil && t.coord != nil && t.outcome != undecided {
+	t := n.txns[f.GID]
+	switch {
+	case t == nil:
+	case f.GID.Origin != n.cfg.ID:
+		n.dropForgotten(t) // the answer to a question of ours: the sender has forgotten it
+	case t.coord == nil:
+	case t.outcome != undecided:
 		n.doneBy(t, from)
+	case !t.orphan:
+		// The resolver ended it without us, and its word was lost: ask at once.
+		n.makeOrphan(t)
+		t.retryAt = n.now
 	}
 }
 

@@ -51,17 +51,18 @@ type Node struct {
 	txns      map[mtm.GID]*txn
 	outcomes  map[mtm.GID]bool      // finished here, not yet everywhere; true is committed
 	forgotten map[mtm.NodeID]uint64 // per origin: finished everywhere up to here
-	maxSeen   map[mtm.NodeID]uint64 // per origin: highest sequence heard of
+	seen      map[mtm.NodeID]*seen  // per origin: which numbers are decided
 
-	peers      map[mtm.NodeID]uint64 // incarnation of the peers that are up
-	next       uint64                // first own sequence that was not given, as far as known
-	reserved   uint64                // sequences below may be given
-	gateOpen   bool
-	started    bool
-	forgetAt   uint64
-	forgetSent uint64
-	shadow     *Node            // while a checkpoint is replayed
-	waiting    map[mtm.GID]*txn // those that are localWaiting
+	peers        map[mtm.NodeID]uint64 // incarnation of the peers that are up
+	next         uint64                // first own sequence that was not given, as far as known
+	reserved     uint64                // sequences below may be given
+	gateOpen     bool
+	started      bool
+	forgetAt     uint64
+	forgetSent   uint64
+	forgetRepeat int              // rounds until Forget is repeated
+	shadow       *Node            // while a checkpoint is replayed
+	waiting      map[mtm.GID]*txn // those that are localWaiting
 }
 
 // New makes a Node that knows nothing yet.
@@ -75,7 +76,7 @@ func (n *Node) reset() {
 	n.txns = map[mtm.GID]*txn{}
 	n.outcomes = map[mtm.GID]bool{}
 	n.forgotten = map[mtm.NodeID]uint64{}
-	n.maxSeen = map[mtm.NodeID]uint64{}
+	n.seen = map[mtm.NodeID]*seen{}
 	n.waiting = map[mtm.GID]*txn{}
 	n.next, n.reserved = 1, 1
 }
@@ -181,7 +182,7 @@ func sorted(txns map[mtm.GID]*txn) []*txn {
 func (n *Node) newTxn(gid mtm.GID) *txn {
 	t := &txn{gid: gid, backoff: n.cfg.Retransmit, retryAt: n.now + n.cfg.Retransmit}
 	n.txns[gid] = t
-	n.maxSeen[gid.Origin] = max(n.maxSeen[gid.Origin], gid.Seq)
+	n.seenOf(gid.Origin).hear(gid.Seq)
 	return t
 }
 
@@ -196,6 +197,7 @@ func (n *Node) known(gid mtm.GID) (commit, ok bool) {
 	return false, false
 }
 
+// isForgotten reports whether the transaction is finished on all configured nodes.
 func (n *Node) isForgotten(gid mtm.GID) bool { return gid.Seq <= n.forgotten[gid.Origin] }
 
 func (n *Node) up() mtm.NodeSet {

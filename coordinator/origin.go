@@ -131,7 +131,11 @@ func (n *Node) forwardPrepare(t *txn) {
 }
 
 func (n *Node) onVote(from mtm.NodeID, v mtm.Vote) {
-	if v.GID.Origin != n.cfg.ID || n.isForgotten(v.GID) {
+	if v.GID.Origin != n.cfg.ID {
+		return
+	}
+	if n.isForgotten(v.GID) {
+		n.tellForgotten(from, v.GID)
 		return
 	}
 	if commit, ok := n.known(v.GID); ok {

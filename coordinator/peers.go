@@ -16,6 +16,9 @@ func (n *Node) peerUp(id mtm.NodeID, incarnation uint64) {
 		n.peerDown(id)
 	}
 	n.peers[id] = incarnation
+	if upto := n.forgotten[n.cfg.ID]; upto > 0 && n.started {
+		n.send(id, mtm.Forget{Upto: upto})
+	}
 	for _, t := range sorted(n.txns) {
 		n.repeat(t) // what was said meanwhile was lost
 	}
@@ -99,6 +102,10 @@ func (n *Node) repeat(t *txn) {
 		}
 	case t.journaled && t.payload.Spill == "":
 		n.forwardPrepare(t)
+	case t.journaled:
+		// A spilled payload is not sent twice over a link that held. Our own ballot promises nothing new: it asks
+		// whether the others have ended the transaction.
+		n.sendAll(c.members.Minus(c.votes), mtm.Collect{GID: t.gid, Ballot: mtm.Ballot{Node: n.cfg.ID}})
 	}
 }
 
@@ -113,20 +120,55 @@ func (n *Node) tellForget() {
 	if upto > n.forgotten[n.cfg.ID] {
 		n.forget(n.cfg.ID, upto)
 	}
-	if upto > n.forgetSent || n.forgetSent == 0 && upto > 0 {
-		n.forgetSent = upto
+	n.forgetRepeat--
+	if upto > n.forgetSent || n.forgetRepeat <= 0 && upto > 0 {
+		n.forgetSent, n.forgetRepeat = upto, forgetRepeat
 		n.sendAll(n.gen.Configured, mtm.Forget{Upto: upto})
 	}
 }
 
+// forgetRepeat is how many times ForgetEvery pass before Forget is said again without news: it is never answered.
+const forgetRepeat = 16
+
 func (n *Node) onForget(from mtm.NodeID, f mtm.Forget) {
-	if f.Upto > n.forgotten[from] {
-		n.forget(from, f.Upto)
+	if f.Upto <= n.forgotten[from] {
+		return
 	}
+	n.forget(from, f.Upto)
+	for _, t := range sorted(n.txns) {
+		if t.gid.Origin == from && t.gid.Seq <= f.Upto {
+			n.dropForgotten(t)
+		}
+	}
+}
+
+// dropForgotten ends what is finished everywhere, or was never journaled by its origin, and yet has no outcome here.
+// If it was committed, it is finished in this PostgreSQL, and only its record was lost; if it is not finished here, it
+// was never precommitted.
+func (n *Node) dropForgotten(t *txn) {
+	if t.outcome != undecided || t.coord != nil {
+		return
+	}
+	if t.local == localLost {
+		t.local = localNone // nothing is prepared here
+	}
+	t.outcome = aborted
+	t.attempt = nil
+	n.finish(t)
+}
+
+// tellForgotten answers a question about a transaction that this node has forgotten.
+func (n *Node) tellForgotten(to mtm.NodeID, gid mtm.GID) {
+	if gid.Origin == n.cfg.ID {
+		n.send(to, mtm.Forget{Upto: n.forgotten[n.cfg.ID]})
+		return
+	}
+	n.send(to, mtm.Finished{GID: gid})
 }
 
 func (n *Node) forget(origin mtm.NodeID, upto uint64) {
 	n.forgotten[origin] = upto
+	n.seenOf(origin).allDecided(upto)
 	for gid := range n.outcomes {
 		if gid.Origin == origin && gid.Seq <= upto {
 			delete(n.outcomes, gid)

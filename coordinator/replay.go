@@ -16,7 +16,7 @@ func (n *Node) Replay(r mtm.Record) {
 		return
 	case mtm.RecCheckpointEnd:
 		if s := n.shadow; s != nil {
-			n.txns, n.outcomes, n.forgotten, n.maxSeen = s.txns, s.outcomes, s.forgotten, s.maxSeen
+			n.txns, n.outcomes, n.forgotten, n.seen = s.txns, s.outcomes, s.forgotten, s.seen
 			n.next, n.reserved = s.next, s.reserved
 			n.shadow = nil
 		}
@@ -35,6 +35,7 @@ func (n *Node) replayOne(r mtm.Record) {
 			t.age, t.deps, t.lsn, t.payload = r.Age, r.Deps, r.LSN, r.Payload
 			t.payload.Data = nil
 			t.journaled = true
+			n.learnDeps(r.GID.Origin, r.Deps)
 		}
 	case mtm.RecPromise:
 		if t := n.replayTxn(r.GID); t != nil {
@@ -49,12 +50,13 @@ func (n *Node) replayOne(r mtm.Record) {
 	case mtm.RecDecide:
 		if t := n.replayTxn(r.GID); t != nil {
 			t.outcome = outcomeOf(r.Commit)
+			n.seenOf(r.GID.Origin).decided(r.GID.Seq)
 		}
 	case mtm.RecReserve:
 		n.reserved = max(n.reserved, r.Upto)
 	case mtm.RecForget:
 		n.forgotten[r.Origin] = max(n.forgotten[r.Origin], r.Upto)
-		n.maxSeen[r.Origin] = max(n.maxSeen[r.Origin], r.Upto)
+		n.seenOf(r.Origin).allDecided(r.Upto)
 		for gid := range n.txns {
 			if n.isForgotten(gid) {
 				delete(n.txns, gid)
@@ -99,8 +101,20 @@ func (n *Node) Start(prepared []mtm.GID) {
 		}
 	}
 	n.next = max(n.next, n.reserved)
+	n.ownNumbers()
 	n.extendReserve()
 	n.checkGate()
+}
+
+// ownNumbers: of all numbers that an earlier life may have used only the undecided ones are open.
+func (n *Node) ownNumbers() {
+	s := n.seenOf(n.cfg.ID)
+	s.allDecided(n.next - 1)
+	for gid, t := range n.txns {
+		if gid.Origin == n.cfg.ID && t.outcome == undecided {
+			s.open[gid.Seq] = struct{}{}
+		}
+	}
 }
 
 // rollBackStray ends a transaction that is prepared here and that this node never spoke of.
@@ -117,6 +131,7 @@ func (n *Node) rollBackStray(gid mtm.GID) {
 	}
 	// It never voted, so it cannot be committed; and it must never vote again, whatever arrives late.
 	t.outcome = aborted
+	n.seenOf(gid.Origin).decided(gid.Seq)
 	n.persist(mtm.RecDecide{GID: gid, Firm: true})
 	n.finish(t)
 }

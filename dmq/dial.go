@@ -17,7 +17,7 @@ import (
 
 // run keeps the stream to the peer until ctx is done.
 func (l *link) run(ctx context.Context) error {
-	wait := time.Duration(0)
+	wait, fails := time.Duration(0), 0
 	for ctx.Err() == nil {
 		established, err := l.connect(ctx)
 		if ctx.Err() != nil {
@@ -27,9 +27,10 @@ func (l *link) run(ctx context.Context) error {
 		case errors.Is(err, errStale):
 			wait = minBackoff
 		case established:
-			wait = 0 // once, at once: what broke may be the connection alone
+			wait, fails = 0, 0 // again, at once: what broke may be the connection alone
 		default:
-			l.failed(err, lost(err))
+			fails++
+			l.failed(err, lost(err, fails))
 			wait = min(max(2*wait, minBackoff), maxBackoff)
 		}
 		if !sleep(ctx, jitter(wait)) {
@@ -58,10 +59,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// lost reports whether err says that the peer's process is gone: nobody listens, or a proxy that listens for it cannot
-// reach it and hangs up.
-func lost(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)
+// lost reports whether err, the nth failure in a row, says that the peer's process is gone: nobody listens, or a proxy
+// that listens for it cannot reach it and hangs up. Hanging up once may also be a network in trouble.
+func lost(err error, n int) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) ||
+		n > 1 && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF))
 }
 
 // dial connects to the peer: TCP, then TLS, then nothing is said yet. The connection is made here and not by gRPC, so

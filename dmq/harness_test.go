@@ -85,8 +85,10 @@ func (s *sink) Received(m mtm.Message) {
 	}
 	s.add(seen{message: m})
 }
-func (s *sink) PeerUp(_ mtm.NodeID, incarnation uint64) { s.add(seen{up: true, incarnation: incarnation}) }
-func (s *sink) PeerDown(mtm.NodeID)                     { s.add(seen{down: true}) }
+func (s *sink) PeerUp(_ mtm.NodeID, incarnation uint64) {
+	s.add(seen{up: true, incarnation: incarnation})
+}
+func (s *sink) PeerDown(mtm.NodeID) { s.add(seen{down: true}) }
 
 // wait returns when enough says so of everything told so far.
 func (s *sink) wait(t testing.TB, what string, enough func(all []seen) bool) []seen {

@@ -26,6 +26,7 @@ type applySession struct {
 
 	fresh []*applyStmt // prepared in the transaction that is running
 	sent  []sentStmt   // whose answers have not been read
+	syncs int          // sent, their ReadyForQuery not read
 	bytes int          // about what is buffered since the last write
 	stale bool         // a statement prepared in an earlier transaction was used in this one
 }
@@ -219,9 +220,16 @@ func (s *applySession) ready() error {
 			return &brokenError{err}
 		}
 		if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
+			s.syncs--
 			return nil
 		}
 	}
+}
+
+// sync ends a pipeline: PostgreSQL stops ignoring what comes after an error.
+func (s *applySession) sync() {
+	s.fe.SendSync(&pgproto3.Sync{})
+	s.syncs++
 }
 
 // simple runs a simple query, nothing else being on its way, and returns the first error.
@@ -265,15 +273,22 @@ func (s *applySession) rollback() error {
 		st.parsed = false
 	}
 	s.fresh = s.fresh[:0]
-	s.fe.SendSync(&pgproto3.Sync{})
+	if s.syncs == 0 {
+		s.sync()
+	}
 	s.fe.SendQuery(&pgproto3.Query{String: "ROLLBACK"})
 	if err := s.flush(); err != nil {
 		return err
 	}
-	if err := s.ready(); err != nil {
+	for s.syncs > 0 {
+		if err := s.ready(); err != nil {
+			return err
+		}
+	}
+	if err, broken := s.simpleAnswer().(*brokenError); broken {
 		return err
 	}
-	return s.ready()
+	return nil
 }
 
 // settled: the transaction ended well, so what was prepared in it stays.

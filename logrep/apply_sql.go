@@ -34,7 +34,7 @@ type quirk uint8
 const (
 	// quirkReinsert: a GENERATED ALWAYS identity column outside the key cannot be set by UPDATE; delete and insert.
 	quirkReinsert quirk = 1 << iota
-	// quirkTextKey: the key holds a composite type, for which no typed parameter can be inferred.
+	// quirkTextKey: the parameter type that PostgreSQL infers for a key column is not the column's.
 	quirkTextKey
 )
 
@@ -116,6 +116,9 @@ func (c *rowChange) identify(kind byte, old pgoutput.Tuple) error {
 		found = found || how != whereNot
 		c.where = append(c.where, how)
 		if how != whereNot && how != whereNull {
+			c.params = append(c.params, v.Data)
+		}
+		if how == whereBoth { // as the column's type, and as text: one parameter has one type
 			c.params = append(c.params, v.Data)
 		}
 	}
@@ -241,7 +244,8 @@ func (c *rowChange) whereSQL(n int) string {
 			terms = append(terms, col+" IS DISTINCT FROM NULL", textOf(col)+" = "+param+"::text")
 		case whereBoth:
 			byContent = true
-			terms = append(terms, col+" = "+param, textOf(col)+" = "+param+"::text")
+			n++
+			terms = append(terms, col+" = "+param, textOf(col)+" = $"+strconv.Itoa(n)+"::text")
 		case whereNull:
 			byContent = true
 			terms = append(terms, col+" IS NOT DISTINCT FROM NULL")

@@ -94,7 +94,7 @@ func (t *applyTxn) prepare() error {
 		return errCancelled
 	}
 	t.sendOnce(t.job.gid.SQL("PREPARE TRANSACTION"), sentStmt{})
-	t.fe.SendSync(&pgproto3.Sync{})
+	t.sync()
 	t.job.preparing = true
 	if err := t.flush(); err != nil {
 		return err
@@ -292,7 +292,7 @@ func (t *applyTxn) copyAnswer(rel *applyRel) error {
 			return nil
 		case *pgproto3.ErrorResponse:
 			err := &stmtError{rel: rel, err: pgconn.ErrorResponseToPgError(msg)}
-			if e := t.ready(); e != nil {
+			if e, broken := t.simpleAnswer().(*brokenError); broken { // reads up to ReadyForQuery
 				return e
 			}
 			return err

@@ -93,8 +93,12 @@ func (a *Applier) attempt(ctx context.Context, w *applyWorker, s *applySession, 
 		if err == nil {
 			return s, nil
 		}
-		if job.isCancelled() || n >= applyAttempts || !a.curable(s, err) {
+		again, news := a.curable(s, err)
+		if job.isCancelled() || n >= applyAttempts || !again {
 			return s, a.verdict(job, err)
+		}
+		if news { // a payload may teach something of each of its tables
+			n--
 		}
 		repeat = sqlState(err) == "42710" || sqlState(err) == mtm.CodeQueryCanceled
 	}
@@ -150,30 +154,56 @@ func (a *Applier) settle(ctx context.Context, pid uint32, gid mtm.GID) (bool, er
 	return isPrepared(ctx, conn, gid)
 }
 
-// curable prepares s for another try, if one may succeed where err came from.
-func (a *Applier) curable(s *applySession, err error) bool {
+// curable prepares s for another try, if one may succeed where err came from. news: something was learned of a table,
+// which can happen only so often.
+func (a *Applier) curable(s *applySession, err error) (again, news bool) {
 	var broken *brokenError
 	if errors.As(err, &broken) {
-		return true // connection lost before PREPARE, or PREPARE certainly undone
+		return true, false // connection lost before PREPARE, or PREPARE certainly undone
 	}
 	var st *stmtError
 	if !errors.As(err, &st) || s == nil {
-		return false
+		return false, false
 	}
-	code := st.err.Code
-	switch {
-	case code == mtm.CodeQueryCanceled, code == "42710": // somebody else's cancel; prepared before, see attempt
-		return true
-	case code == "428C9" && st.rel != nil:
-		return s.learn(st.rel, quirkReinsert)
-	case code == mtm.CodeNotSupported && st.rel != nil && s.learn(st.rel, quirkTextKey):
-		return true
+	if code := st.err.Code; code == mtm.CodeQueryCanceled || code == "42710" {
+		return true, false // somebody else's cancel; prepared before, see attempt
 	}
-	switch code[:2] {
+	if _, missing := missingRow(err); missing {
+		return false, false
+	}
+	if st.rel != nil && s.learnFrom(st) {
+		return true, true
+	}
+	switch st.err.Code[:2] {
 	case "42", "0A", "26", "22": // a statement prepared before the table changed?
-		if _, missing := missingRow(err); !missing && s.stale {
+		if s.stale {
 			s.stale = false
-			return s.forget() == nil
+			return s.forget() == nil, false
+		}
+	}
+	return false, false
+}
+
+// learnFrom notes what an error says of its table, and reports whether that was news.
+func (s *applySession) learnFrom(st *stmtError) bool {
+	switch {
+	case st.err.Code == "428C9":
+		return s.learn(st.rel, quirkReinsert)
+	case keyTypeTrouble[st.err.Code] && st.rel.oddKey():
+		return s.learn(st.rel, quirkTextKey)
+	}
+	return false
+}
+
+// keyTypeTrouble are the errors of "key = $1" when PostgreSQL infers a type for the parameter that cannot read what the
+// key's own type wrote: record for a composite, oid for regclass; and of a key type without "=".
+var keyTypeTrouble = map[string]bool{mtm.CodeNotSupported: true, "22P02": true, "42883": true, "42725": true}
+
+// oddKey reports whether the key has a type other than the usual ones.
+func (rel *applyRel) oddKey() bool {
+	for _, c := range rel.Columns {
+		if c.Key && !sameAsText[c.Type] {
+			return true
 		}
 	}
 	return false

@@ -54,7 +54,11 @@ The data of the first node that is given is what the cluster starts with; the ot
 
 func (r initResult) text(w io.Writer) {
 	for _, n := range r.Nodes {
-		fmt.Fprintf(w, "node %d (%s)\n", n.NodeID, n.Peer)
+		if n.NodeID == 0 {
+			fmt.Fprintln(w, n.Peer)
+		} else {
+			fmt.Fprintf(w, "node %d (%s)\n", n.NodeID, n.Peer)
+		}
 		if n.Err != "" {
 			fmt.Fprintf(w, "  FAIL  %s\n", n.Err)
 		}

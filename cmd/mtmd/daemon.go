@@ -23,15 +23,16 @@ import (
 
 // daemon is one mtmd. It lives through two phases: waiting to be made a node (init-cluster), and being one.
 type daemon struct {
-	cfg     config
-	log     *slog.Logger
-	metrics *metrics
-	journal *journal.Journal
-	gate    *gate
-	mail    *mailbox
-	gateway *gateway.Server
-	joined  chan struct{} // a cluster was made: leave the first phase
-	current atomic.Pointer[life]
+	cfg        config
+	log        *slog.Logger
+	metrics    *metrics
+	journal    *journal.Journal
+	gate       *gate
+	mail       *mailbox
+	gateway    *gateway.Server
+	joined     chan struct{} // a cluster was made: leave the first phase
+	clientCert *certFile     // nil: no TLS to clients
+	current    atomic.Pointer[life]
 }
 
 // life is the daemon as a member of its cluster.

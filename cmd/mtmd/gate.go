@@ -19,8 +19,8 @@ type gate struct {
 	timeout time.Duration // how long a permit is waited for
 	resolve time.Duration // how long an outcome is waited for
 
-	expect  func(mtm.GID)             // capture's: it should deliver gid soon; nil before the node serves
-	refusal atomic.Pointer[mtm.Error] // why this node serves nobody; nil when it does
+	expect  atomic.Pointer[func(mtm.GID)] // tells capture that gid is due; nil before the node serves
+	refusal atomic.Pointer[mtm.Error]     // why this node serves nobody; nil when it does
 
 	mu        sync.Mutex
 	open      bool
@@ -30,8 +30,9 @@ type gate struct {
 	below     uint64
 	limit     int
 	preparing int
-	waiting   map[mtm.GID]*commit
-	changed   chan struct{} // closed and replaced whenever somebody may go on
+	inFlight  int                 // have no outcome yet
+	waiting   map[mtm.GID]*commit // until Wait has taken the outcome
+	changed   chan struct{}       // closed and replaced whenever somebody may go on
 }
 
 // commit is one transaction between its permit and its outcome.
@@ -93,10 +94,11 @@ func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 	var timer *time.Timer
 	for {
 		g.mu.Lock()
-		if g.open && g.next < g.below && len(g.waiting) < g.limit {
+		if g.open && g.next < g.below && g.inFlight < g.limit {
 			gid := mtm.GID{Origin: g.id, Gen: g.gen, Seq: g.next}
 			g.next++
 			g.preparing++
+			g.inFlight++
 			g.waiting[gid] = &commit{done: make(chan *mtm.Error, 1), began: time.Now()}
 			g.post(coordinator.Permitted{GID: gid, Age: age})
 			g.mu.Unlock()
@@ -137,6 +139,7 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	}
 	if err != nil || unknown {
 		delete(g.waiting, gid)
+		g.inFlight--
 		g.wake()
 	}
 	g.post(coordinator.Prepared{GID: gid, Err: err, Unknown: unknown})
@@ -144,11 +147,16 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	g.mu.Unlock()
 }
 
-// Wait implements gateway.Commits.
+// Wait implements gateway.Commits. It is called once for each transaction that was prepared, soon or late.
 func (g *gate) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 	g.mu.Lock()
 	c := g.waiting[gid]
 	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		delete(g.waiting, gid)
+		g.mu.Unlock()
+	}()
 	if c == nil {
 		return mtm.Unknown(gid, "Nobody waits for it.")
 	}
@@ -172,9 +180,9 @@ func (g *gate) Cancel(gid mtm.GID) { g.post(coordinator.Cancelled{GID: gid}) }
 func (g *gate) reply(r coordinator.Reply) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.inFlight--
 	if c := g.waiting[r.GID]; c != nil {
 		c.done <- r.Err
-		delete(g.waiting, r.GID)
-		g.wake()
 	}
+	g.wake()
 }

@@ -16,57 +16,42 @@ import (
 
 var errMember = errors.New("this node belongs to a cluster already (mtmctl status shows it)")
 
-// checkResult is one prerequisite as mtmctl prints it.
-type checkResult struct {
-	Name     string `json:"name"`
-	OK       bool   `json:"ok"`
-	Severity string `json:"severity,omitempty"` // error or warning
-	Detail   string `json:"detail"`
-	Fix      string `json:"fix,omitempty"`
-}
-
 // precheckAnswer is what precheck answers.
 type precheckAnswer struct {
-	Checks []checkResult `json:"checks"`
-	Facts  *schema.Facts `json:"facts,omitempty"`
+	Checks []schema.CheckResult `json:"checks"`
+	Facts  *schema.Facts        `json:"facts,omitempty"` // for comparison with the other nodes'
 }
 
 // precheck finds out whether this node could be made part of the cluster that req describes. It changes nothing.
 func (d *daemon) precheck(ctx context.Context, req joinRequest) (precheckAnswer, error) {
 	var ans precheckAnswer
 	add := func(name string, err error, good, fix string) {
-		c := checkResult{Name: name, OK: err == nil, Severity: "error", Detail: good}
+		c := schema.CheckResult{Name: name, OK: err == nil, Severity: schema.Fatal, Detail: good}
 		if err != nil {
 			c.Detail, c.Fix = err.Error(), fix
 		}
 		ans.Checks = append(ans.Checks, c)
 	}
-	add("identity", d.checkIdentity(req), fmt.Sprintf("node %d of cluster %q", d.cfg.NodeID, d.cfg.Cluster),
+	add("node", d.checkIdentity(req), fmt.Sprintf("node %d of cluster %q", d.cfg.NodeID, d.cfg.Cluster),
 		"make node_id and cluster in mtmd.toml agree with the command")
 	for _, n := range req.Nodes {
 		if n.ID != d.cfg.NodeID {
 			addr := d.peerAddress(nodeState{ID: n.ID, Peer: n.Peer})
-			add(fmt.Sprintf("node %d reachable", n.ID), reach(ctx, addr), addr, "start mtmd there, and let its peer port through the firewall")
+			add(fmt.Sprintf("peer_%d", n.ID), reach(ctx, addr), addr, "start mtmd there, and let its peer port through the firewall")
 		}
 	}
 	conn, err := d.connect(ctx, "mtm_check")
-	add("PostgreSQL reachable", err, "", "set postgres in mtmd.toml to a superuser's connection string; look at PostgreSQL's log")
+	add("connection", err, "", "set postgres in mtmd.toml to a superuser's connection string; look at PostgreSQL's log")
 	if err != nil {
 		return ans, nil
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	checks, err := schema.Check(ctx, conn, schema.CheckParams{NodeID: d.cfg.NodeID, Nodes: len(req.Nodes), MaxWorkers: d.cfg.MaxWorkers})
-	if err != nil {
-		return ans, err
-	}
-	for _, c := range checks {
-		ans.Checks = append(ans.Checks, checkResult{Name: c.Name, OK: c.OK, Severity: string(c.Severity), Detail: c.Detail, Fix: c.Fix})
-	}
-	facts, err := schema.GetFacts(ctx, conn)
+	facts, err := schema.ReadFacts(ctx, conn)
 	if err != nil {
 		return ans, err
 	}
 	ans.Facts = &facts
+	ans.Checks = append(ans.Checks, schema.CheckFacts(facts, schema.CheckParams{Nodes: len(req.Nodes)})...)
 	return ans, nil
 }
 

@@ -9,7 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 )
 
@@ -74,21 +74,21 @@ func run(cfg config, reload func() (config, error)) error {
 	}
 	level.Set(l)
 	log := newLogger(cfg, level)
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	go func() { // ends with the process
-		for range hup {
-			reloadLevel(reload, level, log)
-		}
-	}()
 	d, err := newDaemon(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer d.close()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go func() { // ends with the process
+		for range hup {
+			d.reload(reload, level)
+		}
+	}()
 	err = d.Run(ctx)
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		log.Info("stopped")
 		return nil
@@ -104,14 +104,21 @@ func newLogger(cfg config, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, opts))
 }
 
-func reloadLevel(reload func() (config, error), level *slog.LevelVar, log *slog.Logger) {
-	cfg, err := reload()
+// reload takes over what may change while mtmd runs: the log level and the certificate shown to clients. Certificates
+// between nodes are read again by themselves when their files change.
+func (d *daemon) reload(read func() (config, error), level *slog.LevelVar) {
+	cfg, err := read()
+	if err == nil {
+		if l, lerr := cfg.level(); lerr == nil {
+			level.Set(l)
+		}
+		if c := d.clientCert; c != nil {
+			err = c.load()
+		}
+	}
 	if err != nil {
-		log.Error("configuration not reloaded: the old one stays", keyError, err)
+		d.log.Error("configuration not reloaded: the old one stays", keyError, err)
 		return
 	}
-	if l, err := cfg.level(); err == nil {
-		level.Set(l)
-	}
-	log.Info("configuration reloaded", "log_level", cfg.LogLevel)
+	d.log.Info("configuration reloaded", "log_level", cfg.LogLevel)
 }

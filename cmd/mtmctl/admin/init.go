@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"mtm"
+	"mtm/sql/schema"
 )
 
 // Caller calls one method of a node's admin service: in and out are what JSON carries; either may be nil.
@@ -41,6 +44,8 @@ type NodeChecks struct {
 	Peer   string  `json:"peer"`
 	Checks []Check `json:"checks"`
 	Err    string  `json:"error,omitempty"`
+
+	Facts *schema.Facts `json:"facts,omitempty"` // what is compared between nodes
 }
 
 // OK reports whether the node may be joined.
@@ -92,12 +97,32 @@ func Precheck(ctx context.Context, cluster string, nodes []Node) ([]NodeChecks, 
 	if err := g.Wait(); errors.Is(err, ErrNotReachable) {
 		return all, ErrNotReachable
 	}
+	all = compare(all)
 	for _, one := range all {
 		if !one.OK() {
 			return all, ErrPrecheck
 		}
 	}
 	return all, nil
+}
+
+// compare adds what must be equal on all nodes, as the checks of node 0.
+func compare(all []NodeChecks) []NodeChecks {
+	facts := map[mtm.NodeID]schema.Facts{}
+	for i := range all {
+		if f := all[i].Facts; f != nil {
+			facts[mtm.NodeID(all[i].NodeID)] = *f
+		}
+		all[i].Facts = nil
+	}
+	if len(facts) < 2 {
+		return all
+	}
+	together := NodeChecks{Peer: "all nodes"}
+	for _, c := range schema.Compare(facts) {
+		together.Checks = append(together.Checks, Check{Name: c.Name, OK: c.OK, Severity: string(c.Severity), Detail: c.Detail, Fix: c.Fix})
+	}
+	return append(all, together)
 }
 
 // Init joins nodes into a cluster and returns when all serve. Prerequisites must have been checked. If any node cannot
@@ -125,7 +150,8 @@ func serve(ctx context.Context, nodes []Node) error {
 	var g errgroup.Group
 	for _, n := range nodes {
 		g.Go(func() error {
-			if err := n.Admin.Call(ctx, "start", nil, nil); err != nil {
+			// The daemon changes over to another listener, which may cut the answer off.
+			if err := n.Admin.Call(ctx, "start", nil, nil); err != nil && !errors.Is(err, ErrNotReachable) {
 				return fmt.Errorf("node %d (%s) is part of the cluster but did not start to serve: %w (restart its mtmd)", n.ID, n.Peer, err)
 			}
 			return waitOnline(ctx, n)

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"mtm"
+	"mtm/coordinator"
+)
+
+func testGate(t *testing.T) (*gate, *[]coordinator.Event) {
+	t.Helper()
+	var events []coordinator.Event
+	g := newGate(1, func(ev coordinator.Event) { events = append(events, ev) }, newMetrics(), 50*time.Millisecond, time.Second)
+	return g, &events
+}
+
+func TestGateNumbersInOrderAndBoundsWhatIsInFlight(t *testing.T) {
+	g, events := testGate(t)
+	g.allow(coordinator.OpenGate{Gen: 3, First: 10, Below: 100, Limit: 2})
+	a, err := g.Permit(t.Context(), 7)
+	require.NoError(t, err)
+	b, err := g.Permit(t.Context(), 0)
+	require.NoError(t, err)
+	require.Equal(t, mtm.GID{Origin: 1, Gen: 3, Seq: 10}, a)
+	require.Equal(t, uint64(11), b.Seq)
+	require.Equal(t, coordinator.Permitted{GID: a, Age: 7}, (*events)[0])
+
+	_, err = g.Permit(t.Context(), 0)
+	require.ErrorContains(t, err, "53400", "a third must wait, and say why it gave up")
+
+	g.Prepared(a, nil, false)
+	g.reply(coordinator.Reply{GID: a})
+	require.Nil(t, g.Wait(t.Context(), mtm.GID{Origin: 1, Gen: 3, Seq: 99}).Err, "unknown transactions do not hang")
+	_, err = g.Permit(t.Context(), 0)
+	require.NoError(t, err)
+}
+
+func TestClosedGateWaitsForThoseWhoPrepare(t *testing.T) {
+	g, events := testGate(t)
+	g.allow(coordinator.OpenGate{Gen: 1, First: 1, Below: 100, Limit: 9})
+	a, err := g.Permit(t.Context(), 0)
+	require.NoError(t, err)
+	g.forbid(mtm.NotOnline(mtm.StatusIsolated, "Nodes {2} are out of reach."))
+	require.NotContains(t, *events, coordinator.GateClosed{Next: 2})
+	g.Prepared(a, mtm.Conflict("x"), false)
+	require.Contains(t, *events, coordinator.GateClosed{Next: 2})
+	_, err = g.Permit(t.Context(), 0)
+	require.ErrorContains(t, err, "57P03")
+}
+
+func TestOutcomeReachesWhoWaits(t *testing.T) {
+	g, _ := testGate(t)
+	g.allow(coordinator.OpenGate{Gen: 1, First: 1, Below: 100, Limit: 9})
+	a, err := g.Permit(t.Context(), 0)
+	require.NoError(t, err)
+	g.Prepared(a, nil, false)
+	done := make(chan *mtm.Error)
+	go func() { done <- g.Wait(context.Background(), a) }()
+	g.reply(coordinator.Reply{GID: a, Err: mtm.Conflict("lost")})
+	require.Equal(t, mtm.CodeSerialization, (<-done).Code)
+}

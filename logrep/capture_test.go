@@ -1,0 +1,154 @@
+package logrep
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"mtm"
+)
+
+func TestLargeTransactionIsStreamedToASpillFile(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE small (id int PRIMARY KEY)")
+	spills := p.a.cfg.Spills.(*dirSpills)
+	c := p.commit("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 100000) g", "UPDATE t SET v = 'y' WHERE id % 10000 = 0",
+		"INSERT INTO small VALUES (1)", "DELETE FROM t WHERE id > 99000", "TRUNCATE small")
+	require.NotEmpty(t, c.p.Spill)
+	require.Greater(t, c.p.Size, int64(10<<20))
+	require.Equal(t, 99000, p.same("t", "small"))
+	require.Equal(t, 1, spills.count())
+}
+
+func TestSavepointRolledBackInAStreamedTransaction(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE u (id int PRIMARY KEY)")
+	const fill = "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(%d, %d) g"
+	c := p.commit(fmt.Sprintf(fill, 1, 30000), "SAVEPOINT a", fmt.Sprintf(fill, 30001, 60000), "INSERT INTO u VALUES (1)",
+		"SAVEPOINT b", fmt.Sprintf(fill, 60001, 90000), "ROLLBACK TO a",
+		"INSERT INTO u VALUES (2)", "SAVEPOINT c", fmt.Sprintf(fill, 30001, 60000), "RELEASE c", "UPDATE t SET v = 'z' WHERE id = 30001",
+		"SAVEPOINT d", "ALTER TABLE u ADD x int", "INSERT INTO u VALUES (3, 3)", fmt.Sprintf(fill, 60001, 90000), "ROLLBACK TO d", "INSERT INTO u VALUES (4)")
+	require.NotEmpty(t, c.p.Spill)
+	require.Equal(t, 60000+2, p.same("t", "u"))
+	// All that counted was rolled back: nothing is left to replicate.
+	c = p.prepare("SAVEPOINT a", "INSERT INTO t SELECT g, repeat('x', 200) FROM generate_series(100000, 150000) g", "ROLLBACK TO a",
+		"SELECT pg_logical_emit_message(true, 'mtm', 'wait=off')")
+	require.True(t, c.p.Has(mtm.PayloadEmpty|mtm.PayloadWaitLocal))
+	require.Nil(t, p.apply(c))
+	p.finish(c.gid, true)
+}
+
+func TestStreamedTransactionsThatEndBadlyLeaveNoSpillFile(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	p.a.exec("BEGIN")
+	p.a.exec("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 100000) g")
+	p.a.exec("ROLLBACK")
+	p.commit("INSERT INTO t VALUES (1, 'a')")
+	require.Zero(t, p.a.cfg.Spills.(*dirSpills).count())
+}
+
+func TestFlags(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY); CREATE UNLOGGED TABLE un (id int)",
+		"CREATE TABLE loc (id int PRIMARY KEY); CREATE TABLE mtm.local_tables (rel_schema name, rel_name name, PRIMARY KEY (rel_schema, rel_name))")
+	drop := func(c captured) { p.finish(c.gid, false) }
+	note := "SELECT pg_logical_emit_message(true, 'mtm', '%s')"
+	for text, want := range map[string]bool{"wait=off": true, "wait=on": false, "x=1 wait=No": true, "await=off": false, "": false} {
+		c := p.prepare("INSERT INTO t VALUES (1, 'a')", fmt.Sprintf(note, text))
+		require.Equal(t, want, c.p.Has(mtm.PayloadWaitLocal), text)
+		require.False(t, c.p.Has(mtm.PayloadEmpty))
+		drop(c)
+	}
+	c := p.prepare("INSERT INTO mtm.x VALUES (1)", "INSERT INTO un VALUES (1)", fmt.Sprintf(note, ""), "SELECT pg_logical_emit_message(true, 'user', 'x')")
+	require.Equal(t, mtm.PayloadEmpty, c.p.Flags)
+	drop(c)
+	// A table stops being replicated when the list that says so commits.
+	c = p.prepare("INSERT INTO loc VALUES (1)", "INSERT INTO mtm.local_tables VALUES ('public', 'loc')")
+	require.Zero(t, c.p.Flags)
+	p.finish(c.gid, true)
+	c = p.prepare("INSERT INTO loc VALUES (2)", "TRUNCATE loc", fmt.Sprintf(note, ""))
+	require.Equal(t, mtm.PayloadEmpty, c.p.Flags)
+	p.finish(c.gid, true)
+	c = p.prepare("DELETE FROM mtm.local_tables", fmt.Sprintf(note, ""))
+	p.finish(c.gid, true)
+	c = p.prepare("INSERT INTO loc VALUES (3)", "TRUNCATE loc, un, t")
+	require.Zero(t, c.p.Flags)
+	drop(c)
+}
+
+func TestWritesThatBypassUsAreIncidents(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY)")
+	p.a.exec("INSERT INTO mtm.x VALUES (1)") // ours: no incident
+	p.a.exec("SELECT pg_replication_origin_create('somebody'), pg_replication_origin_session_setup('somebody')")
+	p.a.exec("INSERT INTO t VALUES (100, 'replicated')") // came by replication: none
+	p.a.exec("SELECT pg_replication_origin_session_reset()")
+	p.a.exec("INSERT INTO t VALUES (1, 'a')")
+	require.Contains(t, wait(t, p.sink.incidents, "Incident"), "public.t")
+	p.a.exec("INSERT INTO t VALUES (2, 'a')") // within the second: counted, not told
+	p.a.exec("BEGIN; INSERT INTO t VALUES (3, 'a'); PREPARE TRANSACTION 'users'")
+	p.a.exec("COMMIT PREPARED 'users'")
+	// Other nodes' transactions are echoes, not captured.
+	p.a.exec("BEGIN; INSERT INTO t VALUES (4, 'a'); PREPARE TRANSACTION 'mtm-3-1-1'")
+	p.a.exec("COMMIT PREPARED 'mtm-3-1-1'")
+	p.commit("DELETE FROM t WHERE id < 0", "SELECT pg_logical_emit_message(true, 'mtm', '')")
+	require.Empty(t, p.sink.incidents)
+	require.Empty(t, p.sink.captured)
+}
+
+func (n *node) confirmed() string {
+	return n.rows("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '" + n.cfg.Slot + "'")[0]
+}
+
+// until polls what PostgreSQL only shows.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		require.True(t, time.Now().Before(deadline), what)
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestNothingIsConfirmedBeforeAck(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	c := p.prepare("INSERT INTO t VALUES (1, 'a')")
+	passed := func(lsn mtm.LSN) bool {
+		return p.a.rows(fmt.Sprintf("SELECT confirmed_flush_lsn >= '%s' FROM pg_replication_slots WHERE slot_name = '%s'", lsn, p.a.cfg.Slot))[0] == "|t"
+	}
+	seen, confirmed := p.capture.positions()
+	require.GreaterOrEqual(t, seen, c.lsn)
+	require.Less(t, confirmed, c.lsn)
+	p.finish(c.gid, true)
+	require.False(t, passed(c.lsn))
+	p.capture.Ack(c.lsn)
+	until(t, "the slot moves to what was acknowledged", func() bool { return passed(c.lsn) })
+	// Idle WAL does not stay either.
+	p.a.exec("CREATE TABLE filler AS SELECT g FROM generate_series(1, 10000) g; DROP TABLE filler")
+	end := p.a.rows("SELECT pg_current_wal_flush_lsn() - '0/0'")[0][1:]
+	lsn, err := parseLSN([]byte(end))
+	require.NoError(t, err)
+	until(t, "idle WAL is confirmed", func() bool { return passed(lsn) })
+}
+
+func TestCaptureGoesOnAfterItsConnectionIsLost(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	p.commit("INSERT INTO t VALUES (1, 'a')")
+	c := p.prepare("INSERT INTO t VALUES (2, 'not acknowledged')")
+	p.a.exec("SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = '" + p.a.cfg.Slot + "'")
+	require.Nil(t, p.apply(c))
+	p.finish(c.gid, true)
+	p.commit("INSERT INTO t VALUES (3, 'c')") // and what comes again is not delivered again
+	require.Empty(t, p.sink.captured)
+	require.Equal(t, 3, p.same("t"))
+}
+
+func TestWhatWasNotAcknowledgedComesAgain(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	c := p.prepare("INSERT INTO t VALUES (4, 'd')")
+	sink := newTestSink()
+	second := NewCapture(p.a.cfg, sink) // takes the slot from the first, as a new process does
+	p.run(second.Run)
+	again := wait(t, sink.captured, "Captured again")
+	require.Equal(t, c.gid, again.gid)
+	require.Equal(t, c.lsn, again.lsn)
+	require.Equal(t, c.p, again.p)
+}

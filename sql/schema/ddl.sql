@@ -1,0 +1,77 @@
+-- What must happen on each node after a user's DDL. It never fails DDL that PostgreSQL accepts, and says nothing.
+
+-- Every replicated table needs a replica identity: without one the publication makes PostgreSQL refuse UPDATE and DELETE. Who
+-- has no key gets FULL; who gets a key later goes back to it, unless the user chose FULL himself. This says what is to be
+-- done for a table and for what inherits from it: a partition loses its key with its parent.
+CREATE OR REPLACE FUNCTION mtm.identity_work(rel oid, OUT relid oid, OUT action text) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH RECURSIVE family(relid) AS (
+        VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.relid
+    ), t AS (
+        SELECT c.oid, c.relreplident AS ident, m.relid IS NOT NULL AS ours,
+            EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
+                AND CASE c.relreplident WHEN 'i' THEN x.indisreplident ELSE x.indisprimary END) AS has_key
+        FROM family f JOIN pg_class c ON c.oid = f.relid LEFT JOIN mtm.full_identity m ON m.relid = c.oid
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+    )
+    SELECT t.oid, w.action
+    FROM t CROSS JOIN LATERAL (SELECT CASE
+        WHEN t.ident IN ('d', 'i') AND NOT t.has_key THEN 'full'
+        WHEN t.ours AND t.ident = 'f' AND t.has_key THEN 'default'
+        WHEN t.ours AND t.ident <> 'f' THEN 'forget' END) AS w(action)
+    WHERE w.action IS NOT NULL;
+END;
+
+CREATE OR REPLACE FUNCTION mtm.set_identity(rel oid, action text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = replica AS $$
+BEGIN
+    IF action = 'full' THEN
+        INSERT INTO mtm.full_identity VALUES (rel) ON CONFLICT DO NOTHING;
+    ELSE
+        DELETE FROM mtm.full_identity WHERE relid = rel;
+    END IF;
+    IF action <> 'forget' THEN
+        EXECUTE format('ALTER TABLE ONLY %s REPLICA IDENTITY %s', rel::regclass, action);
+    END IF;
+END $$;
+
+-- For tables that were there before.
+CREATE OR REPLACE FUNCTION mtm.set_identities() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM mtm.full_identity m WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relid);
+    PERFORM mtm.set_identity(w.relid, w.action)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL mtm.identity_work(c.oid) w
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
+          AND n.nspname NOT IN ('mtm', 'pg_catalog', 'information_schema');
+END $$;
+
+CREATE OR REPLACE FUNCTION mtm.on_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    r record;
+    mode text;
+BEGIN
+    FOR r IN
+        SELECT d.objid, c.relkind, c.relpersistence, bool_or(d.command_tag = 'CREATE SEQUENCE') AS fresh
+        FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.oid = d.objid
+        WHERE d.classid = 'pg_class'::regclass AND c.relkind IN ('S', 'r', 'p') AND d.schema_name IS DISTINCT FROM 'mtm'
+        GROUP BY 1, 2, 3
+    LOOP
+        IF r.relkind <> 'S' THEN
+            PERFORM mtm.set_identity(w.relid, w.action) FROM mtm.identity_work(r.objid) w;
+            CONTINUE;
+        END IF;
+        mode := coalesce(mode, mtm.sequence_mode());
+        IF r.relpersistence = 't' THEN
+            CONTINUE;
+        ELSIF mode = 'step' THEN
+            PERFORM mtm.set_sequence(r.objid, r.fresh, mode);
+        ELSIF r.fresh THEN
+            DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
+        END IF;
+    END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;

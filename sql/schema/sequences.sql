@@ -1,0 +1,182 @@
+-- Sequences: every node gives ids of its own class, so ids never meet, and adding a node changes nothing.
+--
+-- A sequence that was created with START a INCREMENT g has 16 classes (mtm.MaxNodes); node k owns the values
+--     a + (k-1)*g + n*16*|g|      for every integer n.
+-- "anchor" a and "grain" g are fixed when the sequence is created: an ALTER that redefined them would need to know how
+-- far the other nodes have counted. Whatever the user alters later, the sequence
+--     steps by 16*lcm(|g|,|i|), i his increment: a multiple of 16*|g|, so it never leaves its class;
+--     starts and restarts at the first value of its class at or after the one he names, in the direction of i;
+--     wraps, if it cycles, to the first value of its class in the range.
+-- No node has to know what another does, or whether the user has named a value that happens to be the one set here.
+-- START too is the node's own, because TRUNCATE ... RESTART IDENTITY goes back to it without asking anybody.
+--
+-- Not stepped, and so exactly as the user wrote it: a sequence whose range has no room for 16 classes (MAXVALUE 5), one
+-- whose step does not fit in a bigint, temporary ones, and what is created under mtm.sequence_mode = off.
+-- A client that takes i ids after each nextval (blocks of its own) is safe if the sequence was created with that
+-- INCREMENT. setval() may leave the class; mtm.alter_sequences() mends it.
+--
+-- mtm.sequences: user_* is what the user asked for, set_* what the catalog got for it. A catalog value that is no longer set_*
+-- is the user's new wish.
+
+-- mtm.sequence_mode of this session: 'step' unless it was set. The gateway sends it along with each DDL.
+CREATE OR REPLACE FUNCTION mtm.sequence_mode() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mode text := coalesce(nullif(current_setting('mtm.sequence_mode', true), ''), 'step');
+BEGIN
+    IF mode NOT IN ('step', 'off') THEN
+        RAISE EXCEPTION 'invalid value for parameter "mtm.sequence_mode": "%"', mode
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Available values: step, off.';
+    END IF;
+    RETURN mode;
+END $$;
+
+-- The member of a class nearest to v, not below it (up) or not above it; base is any member, width the distance.
+CREATE OR REPLACE FUNCTION mtm.in_class(v numeric, base numeric, width numeric, up boolean) RETURNS numeric
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN up THEN base + width * ceil((v - base) / width) ELSE base + width * floor((v - base) / width) END;
+
+-- What the user wants of a sequence now, from the catalog and from what is remembered. fresh: it has just been created.
+CREATE OR REPLACE FUNCTION mtm.sequence_wish(seq oid, fresh boolean) RETURNS mtm.sequences
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    cat pg_sequence;
+    s mtm.sequences;
+BEGIN
+    SELECT * INTO STRICT cat FROM pg_sequence WHERE seqrelid = seq;
+    IF NOT fresh THEN
+        SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
+    END IF;
+    IF s.seqid IS NULL THEN
+        RETURN ROW(seq, false, cat.seqstart, cat.seqincrement,
+            cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax,
+            cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax)::mtm.sequences;
+    END IF;
+    IF cat.seqincrement <> s.set_increment THEN s.user_increment := cat.seqincrement; END IF;
+    IF cat.seqmin <> s.set_min THEN s.user_min := cat.seqmin; END IF;
+    IF cat.seqmax <> s.set_max THEN s.user_max := cat.seqmax; END IF;
+    IF cat.seqstart <> s.set_start THEN s.user_start := cat.seqstart; END IF;
+    s.user_start := greatest(s.user_min, least(s.user_max, s.user_start));
+    RETURN s;
+END $$;
+
+-- Fills set_* of a wish for node k: the class of k, or the user's own values if it cannot be stepped.
+CREATE OR REPLACE FUNCTION mtm.sequence_plan(s mtm.sequences, k int, cycles boolean) RETURNS mtm.sequences
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    width numeric := 16 * abs(s.grain::numeric);
+    base numeric := s.anchor::numeric + (k - 1) * s.grain::numeric;
+    step numeric := 16 * lcm(abs(s.grain::numeric), abs(s.user_increment::numeric)) * sign(s.user_increment);
+    up boolean := s.user_increment > 0;
+    first numeric;
+BEGIN
+    s.set_increment := s.user_increment;
+    s.set_start := s.user_start;
+    s.set_min := s.user_min;
+    s.set_max := s.user_max;
+    s.stepped := s.user_max::numeric - s.user_min + 1 >= width AND abs(step) <= 9223372036854775807;
+    IF NOT s.stepped THEN
+        RETURN s;
+    END IF;
+    s.set_increment := step;
+    first := mtm.in_class(s.user_start, base, width, up);
+    IF first NOT BETWEEN s.user_min AND s.user_max THEN -- START is so near the end that no member of the class follows
+        first := mtm.in_class(CASE WHEN up THEN s.user_max ELSE s.user_min END, base, width, NOT up);
+    END IF;
+    s.set_start := first;
+    IF cycles AND up THEN
+        s.set_min := mtm.in_class(s.user_min, base, width, true);
+    ELSIF cycles THEN
+        s.set_max := mtm.in_class(s.user_max, base, width, false);
+    END IF;
+    RETURN s;
+END $$;
+
+-- Where a stepped sequence must restart; NULL: where it is will do. It never goes back behind what it has given.
+CREATE OR REPLACE FUNCTION mtm.sequence_restart(s mtm.sequences, k int, cycles boolean, last bigint, called boolean)
+RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    width numeric := 16 * abs(s.grain::numeric);
+    base numeric := s.anchor::numeric + (k - 1) * s.grain::numeric;
+    up boolean := s.set_increment > 0;
+    member numeric := mtm.in_class(last, base, width, up);
+BEGIN
+    IF member = last AND last BETWEEN s.set_min AND s.set_max THEN
+        RETURN NULL;
+    ELSIF NOT called AND last = s.user_start THEN
+        RETURN s.set_start;
+    ELSIF member BETWEEN s.set_min AND s.set_max THEN
+        RETURN member;
+    ELSIF cycles THEN
+        RETURN CASE WHEN up THEN s.set_min ELSE s.set_max END;
+    END IF;
+    RETURN NULL; -- exhausted
+END $$;
+
+-- Brings one sequence to the given mode. It runs the ALTER with session_replication_role = replica, so that event triggers of the
+-- user do not see it. Our own does, and finds nothing left to do: the row is written first.
+CREATE OR REPLACE FUNCTION mtm.set_sequence(seq oid, fresh boolean, mode text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = replica AS $$
+DECLARE
+    cat pg_sequence;
+    s mtm.sequences := mtm.sequence_wish(seq, fresh);
+    k int := (SELECT id FROM mtm.node);
+    last bigint;
+    called boolean;
+    target bigint;
+    changed boolean;
+BEGIN
+    SELECT * INTO STRICT cat FROM pg_sequence WHERE seqrelid = seq;
+    EXECUTE format('SELECT last_value, is_called FROM %s', seq::regclass) INTO last, called;
+    IF mode = 'step' THEN
+        s := mtm.sequence_plan(s, k, cat.seqcycle);
+        INSERT INTO mtm.sequences AS m SELECT (s).*
+            ON CONFLICT (seqid) DO UPDATE SET (stepped, anchor, grain, user_increment, user_start, user_min, user_max,
+                set_increment, set_start, set_min, set_max) = ROW(s.stepped, s.anchor, s.grain, s.user_increment, s.user_start,
+                s.user_min, s.user_max, s.set_increment, s.set_start, s.set_min, s.set_max)
+            WHERE m IS DISTINCT FROM s;
+    ELSE
+        s.stepped := false;
+        s.set_increment := s.user_increment;
+        s.set_start := s.user_start;
+        s.set_min := s.user_min;
+        s.set_max := s.user_max;
+        DELETE FROM mtm.sequences WHERE seqid = seq;
+    END IF;
+    IF s.stepped THEN
+        target := mtm.sequence_restart(s, k, cat.seqcycle, last, called);
+    END IF;
+    changed := (cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax)
+        IS DISTINCT FROM (s.set_increment, s.set_start, s.set_min, s.set_max);
+    IF changed OR target IS NOT NULL THEN
+        EXECUTE format('ALTER SEQUENCE %s INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s',
+            seq::regclass, s.set_increment, s.set_min, s.set_max, s.set_start)
+            || coalesce(' RESTART WITH ' || target, '');
+    END IF;
+    IF s.stepped AND target IS NULL AND NOT called
+        AND last <> mtm.in_class(last, s.anchor::numeric + (k - 1) * s.grain::numeric, 16 * abs(s.grain::numeric), true) THEN
+        -- Restarted behind the last value of its class: exhausted, though it has not given what it stands at.
+        PERFORM setval(seq::regclass, CASE WHEN s.set_increment > 0 THEN s.set_max ELSE s.set_min END, true);
+    END IF;
+END $$;
+
+-- Brings all sequences to this session's mtm.sequence_mode: those that existed before, and those that setval() led astray.
+CREATE OR REPLACE FUNCTION mtm.alter_sequences() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mode text := mtm.sequence_mode();
+    seq oid;
+BEGIN
+    DELETE FROM mtm.sequences m WHERE NOT EXISTS (SELECT FROM pg_sequence p WHERE p.seqrelid = m.seqid);
+    FOR seq IN
+        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'mtm' ORDER BY c.oid
+    LOOP
+        PERFORM mtm.set_sequence(seq, false, mode);
+    END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.alter_sequences
+    FROM public;
+GRANT EXECUTE ON FUNCTION mtm.alter_sequences TO mtm_admin;

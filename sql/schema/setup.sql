@@ -1,0 +1,19 @@
+-- What completes an installation, once the functions are there. Run once, by Install.
+
+CREATE PUBLICATION mtm FOR ALL TABLES WITH (publish = 'insert, update, delete, truncate');
+
+-- ALWAYS: the applying side runs with session_replication_role = replica.
+CREATE EVENT TRIGGER mtm_ddl ON ddl_command_end
+    WHEN TAG IN ('CREATE SEQUENCE', 'ALTER SEQUENCE', 'CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO',
+        'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
+    EXECUTE FUNCTION mtm.on_ddl();
+ALTER EVENT TRIGGER mtm_ddl ENABLE ALWAYS;
+
+SELECT mtm.alter_sequences();
+SELECT mtm.set_identities();
+
+-- The guard: a session that does not come through the gateway cannot write, unless it insists.
+DO $$
+BEGIN
+    EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database());
+END $$;

@@ -1,0 +1,80 @@
+-- The tables of schema mtm. Run once, by Install. A later version changes them by a step in "migrations" (install.go).
+
+CREATE SCHEMA mtm;
+GRANT USAGE ON SCHEMA mtm TO public;
+
+CREATE TABLE mtm.version (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version int NOT NULL,
+    installed timestamptz NOT NULL DEFAULT now()
+);
+
+-- Who this node is, and what Uninstall must restore.
+CREATE TABLE mtm.node (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id int NOT NULL CHECK (id BETWEEN 1 AND 16),
+    cluster text NOT NULL,
+    guard_before text,              -- the database's own default_transaction_read_only; NULL: it had none
+    made_role boolean NOT NULL      -- mtm_admin did not exist before
+);
+
+-- The configured nodes. conninfo is for people to read and holds no password.
+CREATE TABLE mtm.peers (
+    id int PRIMARY KEY CHECK (id BETWEEN 1 AND 16),
+    conninfo text NOT NULL
+);
+
+-- Sequences that were looked at; sequences.sql explains the columns.
+CREATE TABLE mtm.sequences (
+    seqid oid PRIMARY KEY,
+    stepped boolean NOT NULL,
+    anchor bigint NOT NULL,
+    grain bigint NOT NULL,
+    user_increment bigint NOT NULL,
+    user_start bigint NOT NULL,
+    user_min bigint NOT NULL,
+    user_max bigint NOT NULL,
+    set_increment bigint NOT NULL,
+    set_start bigint NOT NULL,
+    set_min bigint NOT NULL,
+    set_max bigint NOT NULL
+);
+
+-- Tables whose REPLICA IDENTITY FULL is our doing; ddl.sql.
+CREATE TABLE mtm.full_identity (
+    relid oid PRIMARY KEY
+);
+
+-- What the daemon says of itself. Unlogged: it costs no WAL, is not decoded, and is empty after a crash of PostgreSQL,
+-- which is then the truth.
+CREATE UNLOGGED TABLE mtm.daemon_state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    pid int NOT NULL,               -- the backend that holds the advisory lock
+    version text NOT NULL,
+    since timestamptz NOT NULL
+);
+
+CREATE UNLOGGED TABLE mtm.node_state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    pid int NOT NULL,               -- daemon_state.pid when it was written: another daemon's row does not count
+    status text NOT NULL,
+    connected int[] NOT NULL,
+    gen_num int8 NOT NULL,
+    gen_members int[] NOT NULL,
+    gen_members_online int[] NOT NULL,
+    gen_configured int[] NOT NULL,
+    written timestamptz NOT NULL
+);
+
+CREATE UNLOGGED TABLE mtm.peer_state (
+    id int PRIMARY KEY,
+    enabled boolean NOT NULL,
+    connected boolean NOT NULL,
+    sender_pid int,
+    receiver_pid int,
+    n_workers int NOT NULL,
+    receiver_mode text NOT NULL
+);
+
+REVOKE ALL ON ALL TABLES IN SCHEMA mtm FROM public;
+GRANT SELECT ON mtm.version, mtm.sequences TO public;

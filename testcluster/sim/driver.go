@@ -1,0 +1,202 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+
+	"mtm"
+	"mtm/coordinator"
+)
+
+// act does what the drivers do.
+func (n *node) act(a coordinator.Action) {
+	switch a := a.(type) {
+	case coordinator.Apply:
+		n.apply(a)
+	case coordinator.CancelApply:
+		n.cancelApply(a.GID)
+	case coordinator.Finish:
+		n.finish(a, n.life)
+	case coordinator.AckCapture:
+		n.pg.slot.ack(a.LSN)
+	case coordinator.OpenGate:
+		n.gate.open(a)
+	case coordinator.CloseGate:
+		n.gate.close()
+	case coordinator.DropPayload:
+		if _, ok := n.spills[a.Spill]; !ok && !n.crashed {
+			n.w.fail("n%d drops spill file %s, which is not there", n.id, a.Spill)
+		}
+		delete(n.spills, a.Spill)
+	}
+}
+
+// apply runs a payload in a transaction of its own, and prepares it.
+func (n *node) apply(a coordinator.Apply) {
+	w, life := n.w, n.life
+	images, ok := n.content(a.Payload)
+	if !ok {
+		w.fail("n%d applies %s, whose payload is gone: %+v", n.id, a.GID, a.Payload)
+		return
+	}
+	if !n.pg.up {
+		n.post(w.between(100, 5*ms), life, coordinator.Applied{GID: a.GID, Err: errShutdown})
+		return
+	}
+	x := n.pg.begin(false)
+	x.gid = a.GID
+	for _, im := range images {
+		x.stmts = append(x.stmts, stmt{op: im.op, key: im.key, val: im.val, absolute: true})
+	}
+	x.finished = func() { n.pg.prepare(x, nil) }
+	x.ended = func(e end) {
+		n.post(w.between(50, 3*ms), life, coordinator.Applied{GID: a.GID, Err: e.err})
+	}
+	w.after(w.between(50, 1*ms), func() { x.next(0) })
+}
+
+func (n *node) cancelApply(gid mtm.GID) {
+	n.w.after(n.w.between(20, 1*ms), func() {
+		for _, x := range n.pg.live {
+			if !x.session && x.gid == gid && x.state == xactActive {
+				n.pg.kill(x, &mtm.Error{Code: mtm.CodeQueryCanceled, Msg: "cancelled"})
+				return
+			}
+		}
+	})
+}
+
+// finish runs COMMIT or ROLLBACK PREPARED. After a crash of mtmd one that was sent may still run.
+func (n *node) finish(f coordinator.Finish, life uint64) {
+	w := n.w
+	w.after(w.between(50, 3*ms), func() {
+		gone := !n.alive || n.life != life
+		switch {
+		case gone && w.chance(0.5):
+		case !n.pg.up && !gone:
+			w.after(w.between(1*ms, 20*ms), func() { n.finish(f, life) })
+		case n.pg.up:
+			n.pg.finish(f.GID, f.Commit)
+			n.post(w.between(20, 3*ms), life, coordinator.Finished{GID: f.GID})
+		}
+	})
+}
+
+// payload makes what capture hands over.
+func (n *node) payload(images []image, waitLocal bool) mtm.Payload {
+	w := n.w
+	w.payloads = append(w.payloads, images)
+	id := len(w.payloads) - 1
+	p := mtm.Payload{Size: int64(id)}
+	if waitLocal {
+		p.Flags |= mtm.PayloadWaitLocal
+	}
+	switch {
+	case len(images) == 0:
+		p.Flags |= mtm.PayloadEmpty
+	case w.chance(w.spill):
+		p.Spill = n.newSpill(id)
+		return p
+	}
+	p.Data = strconv.AppendInt(nil, int64(id), 10)
+	return p
+}
+
+func (n *node) content(p mtm.Payload) ([]image, bool) {
+	if p.Spill != "" {
+		id, ok := n.spills[p.Spill]
+		return n.w.payloads[id], ok
+	}
+	id, err := strconv.Atoi(string(p.Data))
+	if err != nil {
+		return nil, false
+	}
+	return n.w.payloads[id], true
+}
+
+func (n *node) newSpill(id int) string {
+	name := fmt.Sprintf("n%d-%d-%d", n.id, id, n.w.queue.seq)
+	n.spills[name] = id
+	return name
+}
+
+// cleanSpills removes, at start, the files that the journal does not name.
+func (n *node) cleanSpills() {
+	named := map[string]int{}
+	for _, r := range n.disk.records {
+		if p, ok := r.(mtm.RecPrepare); ok && p.Payload.Spill != "" {
+			if id, there := n.spills[p.Payload.Spill]; there {
+				named[p.Payload.Spill] = id
+			}
+		}
+	}
+	n.spills = named
+}
+
+// gate gives permits to prepare, as the gateway's does.
+type gate struct {
+	n           *node
+	opened      bool
+	closing     bool
+	gen         uint64
+	next, below uint64
+	limit       int
+	preparing   int // permits whose Prepared is not out
+	unfinished  int // permits whose client has no answer
+	queue       []*client
+}
+
+func (g *gate) open(a coordinator.OpenGate) {
+	g.opened, g.closing, g.gen, g.limit = true, false, a.Gen, a.Limit
+	g.next, g.below = max(g.next, a.First), a.Below
+	g.grant()
+}
+
+func (g *gate) close() {
+	g.opened, g.closing = false, true
+	g.checkClosed()
+}
+
+func (g *gate) checkClosed() {
+	if g.closing && g.preparing == 0 {
+		g.closing = false
+		g.n.push(coordinator.GateClosed{Next: g.next})
+	}
+}
+
+func (g *gate) request(c *client) {
+	g.queue = append(g.queue, c)
+	g.grant()
+}
+
+// withdraw takes a client out that waits no more.
+func (g *gate) withdraw(c *client) {
+	for i, q := range g.queue {
+		if q == c {
+			g.queue = append(g.queue[:i], g.queue[i+1:]...)
+			return
+		}
+	}
+}
+
+func (g *gate) grant() {
+	for g.opened && g.next < g.below && g.unfinished < g.limit && len(g.queue) > 0 {
+		c := g.queue[0]
+		g.queue = g.queue[1:]
+		gid := mtm.GID{Origin: g.n.id, Gen: g.gen, Seq: g.next}
+		g.next++
+		g.preparing++
+		g.unfinished++
+		c.permitted(gid)
+	}
+}
+
+func (g *gate) prepared() {
+	g.preparing--
+	g.checkClosed()
+}
+
+func (g *gate) finished() {
+	g.unfinished--
+	g.grant()
+}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"mtm"
+	"mtm/coordinator"
+)
+
+// node is one machine: a PostgreSQL and the mtmd beside it, each of which can crash alone.
+type node struct {
+	w    *world
+	id   mtm.NodeID
+	pg   *postgres
+	disk disk
+
+	// The life of one mtmd process.
+	alive    bool
+	life     uint64 // incarnation; grows with each start
+	born     uint64
+	brain    *coordinator.Node
+	inbox    []coordinator.Event
+	busy     bool // a turn is under way
+	gate     gate
+	sessions []*client // connected now
+	spills   map[string]int
+	crashed  bool // ever
+}
+
+func newNode(w *world, id mtm.NodeID) *node {
+	n := &node{w: w, id: id, spills: map[string]int{}}
+	n.pg = newPostgres(w, n)
+	return n
+}
+
+// start is a new mtmd process: read the journal, meet PostgreSQL, go.
+func (n *node) start() {
+	w := n.w
+	if n.alive {
+		return
+	}
+	if !n.pg.up {
+		w.after(20*ms, n.start)
+		return
+	}
+	n.life++
+	n.alive, n.busy, n.born, n.inbox = true, true, w.now, nil
+	n.gate = gate{n: n}
+	cfg := w.plan.config()
+	cfg.ID = n.id
+	cfg.Generation = mtm.Generation{Num: 1, Members: w.all, Configured: w.all}
+	n.brain = coordinator.New(cfg)
+	for _, r := range n.disk.records {
+		n.brain.Replay(r)
+	}
+	n.cleanSpills()
+	n.pg.endAll() // nothing of the earlier life may prepare after this
+	held := n.pg.preparedGIDs()
+	w.tracef("n%d START life %d, journal of %d records, prepared %v", n.id, n.life, len(n.disk.records), held)
+	n.brain.Start(held)
+	w.net.restarted(n.id)
+	n.pg.slot.reconnect()
+	n.tick(n.life)
+	n.perform(n.brain.Ready())
+}
+
+// crash ends the mtmd process at this very moment.
+func (n *node) crash() {
+	if !n.alive {
+		return
+	}
+	w := n.w
+	w.tracef("n%d CRASH of mtmd", n.id)
+	n.alive, n.crashed, n.brain, n.inbox = false, true, nil, nil
+	before := n.disk.durable
+	n.disk.crash(w)
+	for _, r := range n.disk.records[min(before, len(n.disk.records)):] {
+		w.check.durable(n, r) // it reached the disk after all
+	}
+	n.pg.clientsGone()
+	for _, c := range append([]*client(nil), n.sessions...) {
+		c.lost()
+	}
+	n.sessions = n.sessions[:0]
+	w.net.crashed(n.id)
+	if w.calm {
+		return
+	}
+	w.after(pick(w.rng, w.between(1*ms, 30*ms), w.between(50*ms, 1*second)), n.start)
+}
+
+func (n *node) tick(life uint64) {
+	if !n.alive || n.life != life {
+		return
+	}
+	n.push(coordinator.Tick{Now: (n.w.now - n.born) / ms})
+	n.w.after(n.w.plan.tick, func() { n.tick(life) })
+}
+
+// push puts an event into the inbox and sees that somebody takes it out.
+func (n *node) push(ev coordinator.Event) {
+	n.inbox = append(n.inbox, ev)
+	if !n.busy {
+		n.busy = true
+		n.wake()
+	}
+}
+
+// post is push after a delay, unless the process has ended by then.
+func (n *node) post(d uint64, life uint64, ev coordinator.Event) {
+	n.w.after(d, func() {
+		if n.alive && n.life == life {
+			n.push(ev)
+		}
+	})
+}
+
+func (n *node) wake() {
+	life := n.life
+	n.w.after(n.w.between(5, 100), func() {
+		if n.alive && n.life == life {
+			n.turn()
+		}
+	})
+}
+
+// received takes a message from the network; a spilled payload is written to a file of this node first.
+func (n *node) received(m mtm.Message) {
+	if p, ok := m.Body.(mtm.Prepare); ok && p.Payload.Spill != "" {
+		p.Payload.Spill = n.newSpill(int(p.Payload.Size))
+		m.Body = p
+	}
+	n.push(coordinator.Received{Message: m})
+}
+
+// turn drains some of the inbox, and does what the brain wants.
+func (n *node) turn() {
+	k := min(len(n.inbox), 1+n.w.rng.IntN(n.w.batch))
+	for _, ev := range n.inbox[:k] {
+		n.w.traceEvent(n, ev)
+		n.brain.Step(ev)
+	}
+	n.inbox = append(n.inbox[:0], n.inbox[k:]...)
+	n.perform(n.brain.Ready())
+}
+
+// perform carries out a Ready in its order; a crash may come before each single effect.
+func (n *node) perform(r coordinator.Ready) {
+	n.w.traceReady(n, r)
+	if !n.sendAll(r.Forward) || !n.actAll(r.Start) {
+		return
+	}
+	if n.w.plant == plantSend {
+		if !n.sendAll(r.Send) {
+			return
+		}
+		r.Send = nil
+	}
+	sync := false
+	for _, rec := range r.Persist {
+		if !n.point(rec, 0) {
+			return
+		}
+		n.disk.append(rec)
+		sync = sync || rec.Sync()
+	}
+	if !sync {
+		n.rest(r)
+		return
+	}
+	life := n.life
+	n.w.after(n.w.between(50, 2*ms), func() {
+		if n.alive && n.life == life && n.synced() {
+			n.rest(r)
+		}
+	})
+}
+
+// synced: the fsync has returned.
+func (n *node) synced() bool {
+	for _, rec := range n.disk.sync() {
+		n.w.check.durable(n, rec)
+	}
+	return n.point(pointSynced{}, 0)
+}
+
+// rest is what follows Persist.
+func (n *node) rest(r coordinator.Ready) {
+	if !n.sendAll(r.Send) || !n.actAll(r.Do) {
+		return
+	}
+	for _, rep := range r.Reply {
+		if !n.point(rep, 0) {
+			return
+		}
+		n.reply(rep)
+	}
+	if n.w.chance(n.w.compact) && len(n.disk.records) > 20 {
+		n.compact()
+		return
+	}
+	n.turnDone()
+}
+
+func (n *node) turnDone() {
+	if len(n.inbox) > 0 {
+		n.wake()
+		return
+	}
+	n.busy = false
+}
+
+func (n *node) sendAll(list []mtm.Message) bool {
+	for _, m := range list {
+		if !n.point(m.Body, m.To) {
+			return false
+		}
+		n.w.net.send(m)
+	}
+	return true
+}
+
+func (n *node) actAll(list []coordinator.Action) bool {
+	for _, a := range list {
+		if !n.point(a, 0) {
+			return false
+		}
+		n.act(a)
+	}
+	return true
+}
+
+// compact appends a checkpoint in one piece and drops what precedes it, once it is durable.
+func (n *node) compact() {
+	at := len(n.disk.records)
+	n.disk.append(n.brain.Checkpoint()...)
+	life := n.life
+	n.w.after(n.w.between(50, 2*ms), func() {
+		if n.alive && n.life == life && n.synced() {
+			n.disk.dropBefore(at)
+			n.turnDone()
+		}
+	})
+}
+
+func (n *node) reply(r coordinator.Reply) {
+	for _, c := range n.sessions {
+		if c.gid == r.GID && c.waits {
+			c.replied(r.Err)
+			return
+		}
+	}
+	n.w.fail("n%d a reply for %s, and nobody waits for it", n.id, r.GID)
+}

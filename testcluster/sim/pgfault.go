@@ -1,0 +1,124 @@
+package main
+
+import (
+	"slices"
+
+	"mtm"
+)
+
+// This file is how the fake PostgreSQL crashes, and what is left of sessions whose mtmd is gone.
+
+var errShutdown = &mtm.Error{Code: mtm.CodeAdminShutdown, Msg: "terminating connection"}
+
+// crash loses everything but what is committed or prepared. A PREPARE under way may have reached the disk.
+func (pg *postgres) crash() {
+	if !pg.up {
+		return
+	}
+	pg.w.tracef("n%d CRASH of postgres", pg.n.id)
+	pg.up = false
+	for _, x := range slices.Clone(pg.live) {
+		asked := x.state == xactPreparing
+		if asked && pg.w.chance(0.5) {
+			pg.nowPrepared(x)
+			x.ended(end{err: errShutdown, unknown: true})
+			continue
+		}
+		pg.drop(x)
+		x.ended(end{err: errShutdown, unknown: asked})
+	}
+	pg.slot.crashed()
+	if !pg.w.calm {
+		pg.w.after(pg.w.between(10*ms, 400*ms), pg.start)
+	}
+}
+
+func (pg *postgres) start() {
+	if pg.up {
+		return
+	}
+	pg.w.tracef("n%d postgres is up", pg.n.id)
+	pg.up = true
+	pg.slot.reconnect()
+}
+
+// clientsGone: mtmd has crashed. Backends notice in a while; a PREPARE that was sent goes on.
+func (pg *postgres) clientsGone() {
+	for _, x := range slices.Clone(pg.live) {
+		x.ended, x.finished = func(end) {}, func() {}
+		pg.w.after(pg.w.between(0, 20*ms), func() {
+			if x.state == xactActive {
+				pg.drop(x)
+			}
+		})
+	}
+}
+
+// endAll terminates every backend of mtmd before a new one lists what is prepared.
+func (pg *postgres) endAll() {
+	for _, x := range slices.Clone(pg.live) {
+		if x.state == xactPreparing && pg.w.chance(0.5) {
+			pg.nowPrepared(x)
+			continue
+		}
+		pg.drop(x)
+	}
+}
+
+// slot is the one logical slot: own transactions in the order of their PREPAREs.
+type slot struct {
+	pg       *postgres
+	entries  []mtm.GID // LSN i+1 at i
+	acked    int       // as the running PostgreSQL knows
+	saved    int       // as it will know after a crash
+	pos      int       // next to deliver
+	conn     uint64
+	inFlight bool
+}
+
+func (s *slot) add(gid mtm.GID) {
+	s.entries = append(s.entries, gid)
+	s.pump()
+}
+
+func (s *slot) ack(l mtm.LSN) {
+	s.acked = max(s.acked, int(l))
+	if s.pg.w.chance(0.1) {
+		s.saved = s.acked
+	}
+}
+
+func (s *slot) crashed() {
+	s.conn++
+	s.inFlight = false
+	if !s.pg.n.alive || s.pg.w.chance(0.3) {
+		s.acked = s.saved // else mtmd asks to start where it was
+	}
+}
+
+// reconnect: a new capture starts after what was acknowledged.
+func (s *slot) reconnect() {
+	s.conn++
+	s.inFlight = false
+	s.pos = s.acked
+	s.pump()
+}
+
+// pump delivers one after the other. The content of one that was rolled back meanwhile may be cut short.
+func (s *slot) pump() {
+	w, n := s.pg.w, s.pg.n
+	if s.inFlight || !n.alive || !s.pg.up || s.pos >= len(s.entries) {
+		return
+	}
+	s.inFlight = true
+	conn := s.conn
+	w.after(w.between(30, 4*ms), func() {
+		if s.conn != conn || !n.alive || !s.pg.up {
+			return
+		}
+		s.inFlight = false
+		s.deliver(s.entries[s.pos], mtm.LSN(s.pos+1))
+		s.pos++
+		s.pump()
+	})
+}

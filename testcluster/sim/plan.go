@@ -1,0 +1,100 @@
+package main
+
+import (
+	"math/rand/v2"
+
+	"mtm/coordinator"
+)
+
+// Faults that can be planted, by name of the -plant flag.
+const (
+	plantMajority = "majority-prepare"    // precommit when a majority prepared
+	plantStale    = "stale-ballot"        // accept below the promise
+	plantNoDeps   = "no-deps"             // apply before what the origin saw is finished
+	plantForget   = "accept-forgotten"    // the disk loses a synced acceptance in a crash
+	plantSend     = "send-before-persist" // the loop tells peers before it is durable
+)
+
+var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
+
+const (
+	ms     = 1000
+	second = 1000 * ms
+)
+
+// plan is what a seed decides before the run begins. Times in microseconds, chances in 0 to 1.
+type plan struct {
+	nodes, clients, txns, keys int
+	faultsUntil                uint64 // end of the first phase
+
+	delay           uint64  // usual delay of a message: 0.1 ms up to this
+	spike           float64 // chance that a message takes up to spikeMax
+	spikeMax        uint64
+	loss, dup       float64
+	slowDown        float64 // chance that the loss of a peer is noticed late
+	linkEvery       uint64  // mean time between link faults; 0: none
+	crashEvery      uint64  // mean time between crashes; 0: none
+	traps           int     // faults bound to an effect, see faults.go
+	cancel, waitLoc float64 // chances per transaction
+	spill, empty    float64
+	compact         float64 // chance of a checkpoint after a turn of the loop
+	batch           int     // events per turn, at most
+	limit           int     // Config.MaxInFlight
+	reserve         uint64
+	resolve, repeat uint64 // Config.ResolveAfter, Config.Retransmit, in ms
+	tick            uint64
+	plant           string
+}
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+func newPlan(r *rand.Rand, nodes int, plant string) plan {
+	p := plan{
+		nodes: nodes, plant: plant,
+		clients: nodes + r.IntN(4), txns: 3 + r.IntN(6), keys: 2 + r.IntN(5),
+		faultsUntil: uint64(500+r.IntN(1500)) * ms,
+		delay:       pick[uint64](r, 1*ms, 5*ms, 30*ms), spikeMax: pick[uint64](r, 100*ms, 1*second),
+		cancel: pick(r, 0, 0.05), waitLoc: pick(r, 0, 0.3), spill: pick(r, 0, 0.2), empty: 0.05,
+		compact: pick(r, 0, 0.05, 0.2), batch: pick(r, 1, 3, 16),
+		limit: pick(r, 1, 4, 100), reserve: pick[uint64](r, 3, 10, 1000),
+		resolve: pick[uint64](r, 20, 100), repeat: pick[uint64](r, 60, 300), tick: pick[uint64](r, 5*ms, 20*ms),
+	}
+	switch r.IntN(8) {
+	case 0: // calm: conflicts only
+	case 1: // a lossy network
+		p.loss, p.dup, p.spike = 0.1, 0.1, 0.1
+	case 2: // links come and go
+		p.linkEvery, p.spike, p.slowDown = 150*ms, 0.02, 0.3
+	case 3: // crashes
+		p.crashEvery, p.traps = 400*ms, 2
+	case 4: // crashes at chosen points
+		p.traps = 6
+	default: // everything
+		p.loss, p.dup, p.spike = pick(r, 0, 0.03), pick(r, 0, 0.05), pick(r, 0.02, 0.1)
+		p.linkEvery, p.crashEvery, p.slowDown = pick[uint64](r, 150*ms, 400*ms), pick[uint64](r, 300*ms, 900*ms), 0.4
+		p.traps = r.IntN(8)
+	}
+	return p
+}
+
+func (p plan) config() coordinator.Config {
+	return coordinator.Config{
+		MaxInFlight: p.limit, Reserve: p.reserve, Retransmit: p.repeat, ResolveAfter: p.resolve, ForgetEvery: 50,
+		Plant: coordinator.Plant{
+			MajorityPrepare: p.plant == plantMajority,
+			StaleBallot:     p.plant == plantStale,
+			NoDeps:          p.plant == plantNoDeps,
+		},
+	}
+}
+
+// nodesFor is how many nodes a seed has, if not said otherwise.
+func nodesFor(seed uint64, want int) int {
+	if want != 0 {
+		return want
+	}
+	if seed%8 == 7 {
+		return 5
+	}
+	return 3
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+
+	"mtm"
+)
+
+// unrest says what still keeps the run from its end, or "".
+func (w *world) unrest() string {
+	for _, c := range w.clients {
+		if !c.idle() {
+			return fmt.Sprintf("client %d of %d waits for %s", c.id, len(w.clients), c.gid)
+		}
+	}
+	for _, n := range w.nodes {
+		if why := n.unrest(); why != "" {
+			return fmt.Sprintf("n%d %s", n.id, why)
+		}
+	}
+	return ""
+}
+
+func (n *node) unrest() string {
+	if !n.alive || !n.pg.up {
+		return "is down"
+	}
+	if len(n.pg.prepared) > 0 {
+		return fmt.Sprintf("holds %v prepared", n.pg.preparedGIDs())
+	}
+	if len(n.pg.live) > 0 {
+		return "has open transactions"
+	}
+	st := n.brain.Status()
+	if st.Status != mtm.StatusOnline || !n.gate.opened {
+		return fmt.Sprintf("is %s, gate open: %v", st.Status, n.gate.opened)
+	}
+	// What the brain would have to remember is all that it knows.
+	for _, r := range n.brain.Checkpoint() {
+		switch r.(type) {
+		case mtm.RecCheckpoint, mtm.RecCheckpointEnd, mtm.RecReserve, mtm.RecForget:
+		default:
+			return fmt.Sprintf("remembers %T%+v", r, r)
+		}
+	}
+	if st.InFlight != 0 || st.Undecided != 0 {
+		return fmt.Sprintf("has %d in flight, %d undecided", st.InFlight, st.Undecided)
+	}
+	return ""
+}
