@@ -1,0 +1,404 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"mtm"
+)
+
+// answers is PostgreSQL's goroutine: it reads what PostgreSQL says until the connection ends, gives the client what is
+// his, and notes the rest for the client's goroutine.
+func (s *session) answers() error {
+	for {
+		if s.br.buffered() < 5 {
+			s.flushOut()
+		}
+		typ, size, err := s.br.header()
+		if err != nil {
+			return err
+		}
+		if s.br.buffered() < size {
+			s.flushOut()
+		}
+		if !fits(size) {
+			err = s.large(typ, size)
+		} else {
+			var msg []byte
+			if msg, err = s.br.take(size); err == nil {
+				err = s.answer(typ, msg)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ended tells the client's goroutine that PostgreSQL's is no more.
+func (s *session) ended(err error) {
+	s.mu.Lock()
+	s.dead = err
+	s.wake()
+	s.cond.Broadcast()
+	s.mu.Unlock()
+}
+
+// front is the answer that is owed next.
+func (s *session) front() (e expect, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owed() == 0 {
+		return e, false
+	}
+	return s.queue[s.head], true
+}
+
+// large passes a message on in pieces. Only data and errors are ever so long.
+func (s *session) large(typ byte, size int) error {
+	e, ok := s.front()
+	visible := typ == 'N' || typ == 'A' || ok && e.role == roleClient
+	if typ == 'E' && size <= 1<<20 {
+		msg, err := s.br.appendTo(make([]byte, 0, size), size)
+		if err != nil {
+			return err
+		}
+		return s.answer(typ, msg)
+	}
+	if typ != 'D' && typ != 'd' && typ != 'T' && typ != 'N' && typ != 'A' && typ != 'V' {
+		return fmt.Errorf("message %q of %d bytes from PostgreSQL", typ, size)
+	}
+	for size > 0 {
+		if s.br.buffered() == 0 {
+			s.flushOut()
+		}
+		p, err := s.br.piece(size)
+		if err != nil {
+			return err
+		}
+		size -= len(p)
+		if visible {
+			s.emit(p)
+		}
+	}
+	if typ == 'T' && e.op == 'D' {
+		s.finish1()
+	}
+	return nil
+}
+
+// finish1 takes the first answer off the queue: it is complete.
+func (s *session) finish1() {
+	s.mu.Lock()
+	s.pop()
+	if s.owed() == 0 {
+		s.cond.Broadcast()
+	}
+	s.mu.Unlock()
+}
+
+// answer deals with one message of PostgreSQL.
+func (s *session) answer(typ byte, msg []byte) error {
+	switch typ {
+	case 'N', 'A':
+		s.emit(msg)
+		return nil
+	case 'S':
+		s.parameter(msg)
+		return nil
+	}
+	e, ok := s.front()
+	if !ok {
+		if typ == 'E' {
+			s.mu.Lock()
+			s.fatal = bytes.Clone(msg)
+			s.mu.Unlock()
+			return nil
+		}
+		return fmt.Errorf("message %q from PostgreSQL that nobody asked for", typ)
+	}
+	visible := e.role == roleClient
+	switch typ {
+	case 'D':
+		if e.role == roleAsk {
+			s.note(msg)
+		}
+	case 'd', 't', 'c', 'V':
+	case 'T', 'n':
+		if e.op == 'D' {
+			defer s.finish1()
+		}
+	case '1', '2', '3':
+		s.acknowledged(e)
+		return s.pass(visible, msg)
+	case 's':
+		s.completed(e, "")
+		return s.pass(visible, msg)
+	case 'C', 'I':
+		if visible {
+			s.holdComplete()
+		}
+		s.completed(e, strings.TrimRight(string(msg[5:]), "\x00"))
+		return s.pass(visible, msg)
+	case 'G', 'W':
+		if visible {
+			s.emit(msg)
+			s.spill()
+		}
+		s.mu.Lock()
+		s.copyIn = true
+		s.cond.Broadcast()
+		s.mu.Unlock()
+		return nil
+	case 'H':
+	case 'E':
+		s.failed(e, msg)
+		return nil
+	case 'Z':
+		return s.ready(msg)
+	default:
+		return fmt.Errorf("message %q from PostgreSQL is not known", typ)
+	}
+	return s.pass(visible, msg)
+}
+
+func (s *session) pass(visible bool, msg []byte) error {
+	if visible {
+		s.emit(msg)
+	}
+	return nil
+}
+
+// note keeps the first column of a row of roleAsk.
+func (s *session) note(msg []byte) {
+	value := ""
+	if len(msg) >= 11 {
+		n := int(int32(uint32(msg[7])<<24 | uint32(msg[8])<<16 | uint32(msg[9])<<8 | uint32(msg[10])))
+		if n > 0 && len(msg) >= 11+n {
+			value = string(msg[11 : 11+n])
+		}
+	}
+	s.mu.Lock()
+	s.step.value = value
+	s.mu.Unlock()
+}
+
+// holdComplete holds back from here on, if what preceded was too long to be held back.
+func (s *session) holdComplete() {
+	s.outMu.Lock()
+	if s.strict && s.holdAt < 0 {
+		s.writeOut()
+		s.holdAt = len(s.out)
+	}
+	s.outMu.Unlock()
+}
+
+// acknowledged: ParseComplete, BindComplete, CloseComplete.
+func (s *session) acknowledged(e expect) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pop()
+	switch {
+	case e.op == 'P' && e.role == roleClient:
+		s.stmts[e.name] = e.parse
+	case e.op == 'C' && e.role == roleClient && e.read: // a statement, not a portal
+		delete(s.stmts, e.name)
+	}
+	if s.owed() == 0 {
+		s.cond.Broadcast()
+	}
+}
+
+// completed: a statement ended well, or is suspended (its tag is then empty).
+func (s *session) completed(e expect, tag string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.copyIn = false
+	if e.op != 'Q' {
+		s.pop()
+	}
+	switch e.role {
+	case roleClient:
+		s.step.done = true
+		s.noteTag(e, tag)
+	case rolePrepare:
+		s.step.prepare = tag == "PREPARE TRANSACTION"
+	case roleDDL:
+		s.block.ddl = s.block.ddl || tag == "SELECT 1"
+	}
+	s.cond.Broadcast()
+}
+
+// noteTag learns from a command's tag what the block did; mu is held.
+func (s *session) noteTag(e expect, tag string) {
+	switch word, count, _ := strings.Cut(tag, " "); word {
+	case "INSERT", "UPDATE", "DELETE", "MERGE":
+		s.block.ran = true
+		s.block.wrote = s.block.wrote || !strings.HasSuffix(count, " 0") && count != "0"
+	case "SET", "SHOW", "BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "DECLARE", "CLOSE", "":
+	case "RESET", "PREPARE", "DEALLOCATE", "DISCARD", "LISTEN", "UNLISTEN", "NOTIFY":
+		if tag == "DISCARD ALL" || tag == "DEALLOCATE ALL" {
+			s.forgetStatements()
+		}
+	default:
+		s.block.ran = true
+		s.block.wrote = s.block.wrote || strings.HasPrefix(tag, "TRUNCATE") || word == "COPY" && !e.read
+	}
+}
+
+// forgetStatements: every named prepared statement is gone, ours among them; mu is held.
+func (s *session) forgetStatements() {
+	s.have = [injCount]bool{}
+	unnamed := s.stmts[""]
+	clear(s.stmts)
+	if unnamed != nil {
+		s.stmts[""] = unnamed
+	}
+}
+
+// failed: an ErrorResponse. It is the client's, or replaced by what he is told instead, or kept.
+func (s *session) failed(e expect, msg []byte) {
+	msg = shiftPosition(msg, e.shift)
+	code := field(msg[5:], 'C')
+	s.mu.Lock()
+	s.copyIn = false
+	if severity := field(msg[5:], 'V'); severity == "FATAL" || severity == "PANIC" {
+		s.fatal = bytes.Clone(msg)
+		s.mu.Unlock()
+		return
+	}
+	if e.op != 'Q' && e.op != 'F' {
+		s.skipping = true
+	}
+	if e.role != roleClient && code == "26000" && strings.Contains(field(msg[5:], 'M'), `"_mtm_`) {
+		s.have = [injCount]bool{} // somebody deallocated them
+	}
+	cause := e.err
+	switch {
+	case code == mtm.CodeQueryCanceled && s.cause != nil && !s.canceled:
+		cause, s.cause = s.cause, nil
+	case code == "25P02" && s.told != nil && e.role == roleClient:
+		cause, s.told = s.told, nil
+	}
+	var perr *mtm.Error
+	if cause != nil {
+		perr, msg = cause, appendError(nil, 'E', "ERROR", cause)
+	} else {
+		perr = parseError(msg[5:])
+	}
+	if s.guarded != nil && code == mtm.CodeReadOnly {
+		s.guarded.markWrote()
+	}
+	first := s.step.err == nil
+	if first {
+		s.step.err, s.step.raw = perr, bytes.Clone(msg)
+	}
+	show := e.role == roleClient && (!s.catch || !first)
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	if e.role == roleClient && !show {
+		show = !s.intact()
+	}
+	if show {
+		s.mu.Lock()
+		s.step.shown = s.step.shown || first
+		s.mu.Unlock()
+		s.emit(msg)
+	}
+}
+
+// ready: ReadyForQuery ends the answer to a Query or a Sync. What it gives the client is in his buffer before anybody
+// can know of it: the next unit may hold its own output back.
+func (s *session) ready(msg []byte) error {
+	s.outMu.Lock()
+	defer s.outMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.popReady()
+	if !ok {
+		return fmt.Errorf("ReadyForQuery from PostgreSQL that nobody asked for")
+	}
+	s.tx = msg[5]
+	s.skipping, s.copyIn = false, false
+	if s.tx == 'I' {
+		s.block, s.told = block{}, nil
+		clear(s.portals)
+	}
+	s.cond.Broadcast()
+	if s.guarded != nil && s.syncs == 0 {
+		if s.step.err != nil && !s.step.shown && s.step.err.Code == mtm.CodeReadOnly {
+			s.repeat = true
+			s.wake()
+			return nil
+		}
+		if !s.step.shown {
+			s.out = append(s.out, s.step.raw...)
+		}
+		s.guarded, s.catch = nil, false
+		s.holdAt = -1
+	}
+	if s.cause != nil && s.tx == 'T' && !e.quiet && s.syncs == 0 {
+		s.doomed = true // the cancel came too late for the statement
+	}
+	if s.doomed || s.wakeOnDone && s.syncs == 0 {
+		s.wake()
+	}
+	if !e.quiet {
+		s.out = append(s.out, msg...)
+	}
+	return nil
+}
+
+// popReady takes off the queue what this ReadyForQuery answers, and what was skipped before it; mu is held.
+func (s *session) popReady() (expect, bool) {
+	for s.owed() > 0 {
+		e := s.pop()
+		switch {
+		case e.op == 'S', !s.skipping && (e.op == 'Q' || e.op == 'F'):
+			s.syncs--
+			return e, true
+		case e.op == 'Q' || e.op == 'F':
+			s.syncs--
+		case e.op == 'P' && e.role == roleOurs && e.inj < injCount:
+			s.have[e.inj] = false
+		}
+		if !s.skipping {
+			return e, false
+		}
+	}
+	return expect{}, false
+}
+
+// parameter: a setting that PostgreSQL reports has a new value. The guard's is ours alone.
+func (s *session) parameter(msg []byte) {
+	name, rest, _ := cut(msg[5:])
+	value, _, _ := cut(rest)
+	switch string(name) {
+	case "default_transaction_read_only":
+		if s.managed {
+			s.mu.Lock()
+			s.guardOff = string(value) == "off"
+			s.mu.Unlock()
+			return
+		}
+	case "standard_conforming_strings":
+		s.mu.Lock()
+		s.lexSafe = string(value) == "on"
+		s.mu.Unlock()
+	case "client_encoding":
+		s.mu.Lock()
+		s.encodingOK = plainEncoding(string(value))
+		s.mu.Unlock()
+	}
+	s.emit(msg)
+}
+
+// plainEncoding reports whether, in texts of this encoding, a byte below 128 always is the ASCII character.
+func plainEncoding(name string) bool {
+	switch name {
+	case "BIG5", "GB18030", "GBK", "JOHAB", "SJIS", "SHIFT_JIS_2004", "UHC":
+		return false
+	}
+	return true
+}

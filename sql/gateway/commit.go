@@ -1,0 +1,284 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"mtm"
+	"mtm/sql/statement"
+)
+
+// permit asks for the right to send PREPARE TRANSACTION; session.gid is then set, until reportPrepared.
+func (s *session) permit(ctx context.Context, age uint64) *mtm.Error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.abort = cancel
+	if s.canceled {
+		cancel()
+	}
+	s.mu.Unlock()
+	gid, err := s.srv.conf.Commits.Permit(ctx, age)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abort = nil
+	if err != nil {
+		return asError(err)
+	}
+	s.gid = gid
+	return nil
+}
+
+// appendPrepare appends the message that makes the transaction visible to logical decoding, and PREPARE TRANSACTION.
+func (s *session) appendPrepare() {
+	s.inject(injEmit, roleOurs)
+	s.injectText(s.gid.SQL("PREPARE TRANSACTION"), rolePrepare)
+}
+
+// reportPrepared tells how PREPARE TRANSACTION was answered. session.gid stays set if it is prepared.
+func (s *session) reportPrepared(st step) {
+	gid := s.gid
+	if st.prepare {
+		s.srv.count.prepared.Add(1)
+		s.srv.conf.Commits.Prepared(gid, nil, false)
+		return
+	}
+	e := st.err
+	if e == nil {
+		e = &mtm.Error{Code: "25P02", Msg: "transaction was rolled back"}
+	}
+	if e.Code == mtm.CodeNotSupported {
+		s.noteTemporary(&statement.Statement{Flags: statement.Temporary})
+	}
+	s.mu.Lock()
+	s.gid = mtm.GID{}
+	s.mu.Unlock()
+	s.srv.conf.Commits.Prepared(gid, e, false)
+}
+
+// takeGID is the prepared transaction that is to be waited for.
+func (s *session) takeGID() mtm.GID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gid := s.gid
+	s.gid = mtm.GID{}
+	return gid
+}
+
+// outcome waits for the fate of a prepared transaction. If the client cancels or goes away meanwhile, it is aborted if
+// that is still possible.
+func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
+	s.mu.Lock()
+	s.waiting, s.preparing = gid, false
+	canceled := s.canceled
+	s.mu.Unlock()
+	if canceled {
+		s.srv.conf.Commits.Cancel(gid)
+	}
+	stop := s.watchClient(gid)
+	e := s.srv.conf.Commits.Wait(ctx, gid)
+	stop()
+	s.mu.Lock()
+	s.waiting = mtm.GID{}
+	s.mu.Unlock()
+	if e == nil {
+		s.srv.count.committed.Add(1)
+	} else {
+		s.srv.count.aborted.Add(1)
+	}
+	return e
+}
+
+// goneAfter is from when on a waiting commit looks whether its client is still there.
+const goneAfter = 30 * time.Millisecond
+
+// watchClient reads ahead while a commit waits, to notice a client that hangs up. stop ends it.
+func (s *session) watchClient(gid mtm.GID) (stop func()) {
+	done := make(chan struct{})
+	timer := time.AfterFunc(goneAfter, func() {
+		defer close(done)
+		for s.cr.w-s.cr.r < len(s.cr.buf) {
+			err := s.cr.more()
+			if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil {
+				s.srv.conf.Commits.Cancel(gid)
+				return
+			}
+		}
+	})
+	return func() {
+		if timer.Stop() {
+			return
+		}
+		s.client.SetReadDeadline(time.Unix(1, 0))
+		<-done
+		s.client.SetReadDeadline(time.Time{})
+	}
+}
+
+// finish commits the open block: plainly if it wrote nothing that is replicated, else by PREPARE. The error that the
+// client is to be told comes first; err: the connection has ended.
+func (s *session) finish(ctx context.Context, age uint64) (failure *mtm.Error, err error) {
+	plain, failure, err := s.isPlain()
+	if err != nil || failure != nil {
+		return failure, err
+	}
+	if plain {
+		s.srv.count.plainCommits.Add(1)
+		s.resetStep(false)
+		s.inject(injCommit, roleOurs)
+		s.sync(true)
+		if err := s.send(); err != nil {
+			return nil, err
+		}
+		if err := s.waitReady(); err != nil {
+			return nil, err
+		}
+		return s.takeStep().err, s.rollback()
+	}
+	return s.prepareBlock(ctx, age)
+}
+
+// prepareBlock prepares the open block and waits for its fate.
+func (s *session) prepareBlock(ctx context.Context, age uint64) (failure *mtm.Error, err error) {
+	if e := s.permit(ctx, age); e != nil {
+		return e, s.rollback()
+	}
+	if e := s.tooLate(); e != nil {
+		s.reportPrepared(step{err: e})
+		return e, s.rollback()
+	}
+	s.resetStep(false)
+	s.appendPrepare()
+	s.sync(true)
+	if err := s.send(); err != nil {
+		return nil, err
+	}
+	if err := s.waitReady(); err != nil {
+		return nil, err
+	}
+	st := s.takeStep()
+	s.reportPrepared(st)
+	if !st.prepare {
+		if st.err == nil {
+			st.err = &mtm.Error{Code: "25P02", Msg: "transaction was rolled back"}
+		}
+		return st.err, s.rollback()
+	}
+	return s.outcome(ctx, s.takeGID()), nil
+}
+
+// tooLate is the error with which Doom ended the block before it could be prepared; from here on it cannot any more.
+func (s *session) tooLate() *mtm.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		e := s.cause
+		s.cause = nil
+		return e
+	}
+	s.preparing = true
+	return nil
+}
+
+// isPlain reports whether the open block may commit on this node alone. It asks PostgreSQL only when the tags of what
+// ran leave it open.
+func (s *session) isPlain() (plain bool, failure *mtm.Error, err error) {
+	s.mu.Lock()
+	b, temporary := s.block, s.temporary
+	s.mu.Unlock()
+	var probe injected
+	switch {
+	case b.ddl:
+		return false, nil, nil
+	case b.readOnly:
+		return true, nil, nil
+	case temporary:
+		probe = injLocks
+	case b.wrote:
+		return false, nil, nil
+	default:
+		probe = injProbe
+	}
+	s.resetStep(false)
+	s.inject(probe, roleAsk)
+	s.sync(true)
+	if err := s.send(); err != nil {
+		return false, nil, err
+	}
+	if err := s.waitReady(); err != nil {
+		return false, nil, err
+	}
+	st := s.takeStep()
+	if st.err != nil {
+		return false, st.err, s.rollback()
+	}
+	return st.value == "f", nil, nil
+}
+
+// commitQuery deals with a COMMIT that is a simple Query.
+func (s *session) commitQuery(ctx context.Context, st *statement.Statement) error {
+	chain := st.Has(statement.Chain)
+	plain, failure, err := s.isPlain()
+	if err != nil {
+		return err
+	}
+	if failure == nil && plain {
+		s.srv.count.plainCommits.Add(1)
+		return s.forward(false)
+	}
+	characteristics := ""
+	if failure == nil && chain {
+		characteristics, failure, err = s.characteristics()
+	}
+	if failure == nil && err == nil {
+		failure, err = s.prepareBlock(ctx, uint64(time.Now().UnixMicro()))
+	}
+	if err != nil {
+		return err
+	}
+	if failure != nil {
+		s.fail(failure, 'I')
+		return nil
+	}
+	if chain {
+		if err := s.chain(characteristics); err != nil {
+			return err
+		}
+	}
+	s.release(appendReady(appendComplete(nil, "COMMIT"), s.status()))
+	return nil
+}
+
+// characteristics asks for those of the open transaction, to give them to the one that AND CHAIN begins.
+func (s *session) characteristics() (text string, failure *mtm.Error, err error) {
+	s.resetStep(false)
+	s.inject(injCharacteristics, roleAsk)
+	s.sync(true)
+	if err := s.send(); err != nil {
+		return "", nil, err
+	}
+	if err := s.waitReady(); err != nil {
+		return "", nil, err
+	}
+	st := s.takeStep()
+	if st.err != nil {
+		return "", st.err, s.rollback()
+	}
+	return st.value, nil, nil
+}
+
+// chain begins the next block of AND CHAIN.
+func (s *session) chain(characteristics string) error {
+	s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
+	s.sync(true)
+	if err := s.send(); err != nil {
+		return err
+	}
+	return s.waitReady()
+}

@@ -1,0 +1,87 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"time"
+
+	"mtm"
+)
+
+// Config says how a Server listens, and what it stands in front of. Listen, Backend and Commits are required.
+type Config struct {
+	Listen   []string    // TCP addresses, "host:port"
+	Backend  string      // PostgreSQL: "host:port", or the path of its Unix socket ("/run/postgresql/.s.PGSQL.5432")
+	Database string      // the database that is replicated; sessions of others pass through. Empty: all are
+	Commits  Commits     // the rest of mtm
+	TLS      *tls.Config // for clients; nil: TLS is declined. Server sets its ALPN
+	// BackendTLS is for the connection to PostgreSQL; nil: plain. PostgreSQL must then speak TLS.
+	BackendTLS *tls.Config
+	// TrustRemote lets in clients of other machines of whom pg_hba.conf asks nothing.
+	TrustRemote bool
+	// RetryAutocommit is how often a statement outside a block is tried again after 40001. 0: never.
+	RetryAutocommit int
+	// SlowStatement is how long a statement may run with the right to prepare in its hands; past that it is started
+	// again without, so that it stands in nobody's way. 0: 20 ms.
+	SlowStatement time.Duration
+	// StartupTimeout bounds what comes before the first statement, as authentication_timeout does. 0: 60 s.
+	StartupTimeout time.Duration
+	CacheBytes     int // for what is known of statement texts. 0: 8 MiB
+	Log            *slog.Logger
+}
+
+// DefaultRetryAutocommit is the usual value of Config.RetryAutocommit.
+const DefaultRetryAutocommit = 5
+
+// Commits is what the gateway needs of the rest of mtm.
+type Commits interface {
+	// Admit is asked before each statement that reads or writes data. nil: go on. An *mtm.Error refuses. It may block
+	// while a lease lapses; it must be cheap.
+	Admit(ctx context.Context, write bool) error
+	// Permit asks for the right to send PREPARE TRANSACTION, and blocks while a switch is pending or too many are in
+	// flight. age is in microseconds since 1970, of the first attempt; 0: now.
+	Permit(ctx context.Context, age uint64) (mtm.GID, error)
+	// Prepared tells how PREPARE TRANSACTION was answered, once for each Permit. err nil: prepared. unknown: the
+	// connection broke before an answer came.
+	Prepared(gid mtm.GID, err *mtm.Error, unknown bool)
+	// Wait blocks until the fate of gid is known; nil: committed where it must be. The end of ctx only ends the
+	// waiting. It is called after Prepared(gid, nil, false).
+	Wait(ctx context.Context, gid mtm.GID) *mtm.Error
+	// Cancel: the client gave up or went away. The transaction is aborted if that is still possible; Wait returns the
+	// outcome all the same.
+	Cancel(gid mtm.GID)
+}
+
+// The keys of the log.
+const (
+	keyClient = "client"
+	keyError  = "err"
+	keyAddr   = "addr"
+)
+
+// Sizes, in bytes.
+const (
+	readBuffer  = 8 << 10  // for each direction: what PostgreSQL itself sends at once
+	flushAt     = 16 << 10 // output is written when it reaches this, whatever follows
+	holdLimit   = 16 << 10 // of an answer held back so that its statement can be tried again
+	batchLimit  = 64 << 10 // of a statement kept to be tried again, and of extended messages looked at together
+	maxMessage  = 1 << 30  // what PostgreSQL accepts
+	maxStartup  = 10000    // MAX_STARTUP_PACKET_LENGTH
+	maxPassword = 64 << 10 // PG_MAX_AUTH_TOKEN_LENGTH
+)
+
+func (c *Config) defaults() {
+	if c.SlowStatement == 0 {
+		c.SlowStatement = 20 * time.Millisecond
+	}
+	if c.StartupTimeout == 0 {
+		c.StartupTimeout = time.Minute
+	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = 8 << 20
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}

@@ -1,0 +1,138 @@
+package gateway
+
+import (
+	"context"
+
+	"mtm/sql/statement"
+)
+
+// injectDDL tells the other nodes, in the stream of changes, what statement comes. In a session that has temporary
+// objects it does so only if the statement is not about one of them. What the statement itself writes ends with
+// injDDLEnd.
+func (s *session) injectDDL(st *statement.Statement, text string) {
+	s.mu.Lock()
+	temporary := s.temporary
+	s.mu.Unlock()
+	if temporary && st.Target != "" {
+		s.inject(injDDLUnlessTemp, roleDDL, text, st.Target)
+		return
+	}
+	s.inject(injDDL, roleDDL, text)
+}
+
+// pieces runs a Query of several statements, with transaction control or DDL among them, one statement after the other.
+// What is outside of explicit blocks runs in one that the client does not see, as PostgreSQL would have it.
+func (s *session) pieces(ctx context.Context, stmts []*statement.Statement, text string) error {
+	implicit := false
+	age := now()
+	for _, st := range stmts {
+		var stop bool
+		var err error
+		implicit, stop, err = s.piece(ctx, st, text, implicit, age)
+		if err != nil {
+			return err
+		}
+		if stop {
+			return s.endPieces(implicit)
+		}
+	}
+	if implicit {
+		failure, err := s.finish(ctx, age)
+		if err != nil {
+			return err
+		}
+		if failure != nil {
+			s.fail(failure, 'I')
+			return nil
+		}
+	}
+	s.release(appendReady(nil, s.status()))
+	return nil
+}
+
+// endPieces ends a Query of which a statement failed.
+func (s *session) endPieces(implicit bool) error {
+	if implicit {
+		if err := s.rollback(); err != nil {
+			return err
+		}
+	}
+	s.release(appendReady(nil, s.status()))
+	return nil
+}
+
+// piece runs one statement of several. stop: it failed.
+func (s *session) piece(ctx context.Context, st *statement.Statement, text string, implicit bool, age uint64) (bool, bool, error) {
+	tx := s.status()
+	piece := st.Text(text)
+	s.noteTemporary(st)
+	switch {
+	case st.Kind == statement.Begin && implicit:
+		// The block becomes an explicit one, as PostgreSQL does with an implicit one.
+		s.release(appendComplete(nil, "BEGIN"))
+		return false, false, nil
+	case st.Kind == statement.Begin && tx == 'I':
+		s.setBlock(st.Has(statement.AccessMode | statement.ReadOnly))
+		if !st.Has(statement.AccessMode) && !s.clientReadOnly {
+			piece += " READ WRITE"
+		}
+	case st.Kind == statement.Commit && tx == 'T':
+		return s.commitPiece(ctx, st, age)
+	case st.Kind == statement.Rollback && implicit:
+		implicit = false
+	case st.Kind == statement.Begin, st.Kind == statement.Commit, st.Kind == statement.Rollback, st.Kind == statement.Savepoint:
+	case tx == 'I' && !s.clientReadOnly:
+		s.inject(injBegin, roleOurs)
+		implicit = true
+	}
+	s.hold(true)
+	s.resetStep(false)
+	if st.Has(statement.ShowsReadOnly) && st.Kind != statement.Begin {
+		s.inject(injShowOff, roleOurs)
+	}
+	if st.Kind == statement.DDL && tx != 'E' {
+		s.injectDDL(st, piece)
+	}
+	s.toBackend = appendQuery(s.toBackend, piece)
+	s.mu.Lock()
+	s.push(expect{op: 'Q', quiet: true, shift: characters(text[:st.Start]), read: st.Kind == statement.Read})
+	s.mu.Unlock()
+	if st.Kind == statement.DDL && tx != 'E' {
+		s.inject(injDDLEnd, roleOurs)
+		s.sync(true)
+	}
+	err := s.send()
+	if err == nil && st.Kind == statement.CopyFrom {
+		err = s.copyFrom(ctx)
+	}
+	if err == nil {
+		err = s.waitReady()
+	}
+	return implicit, s.takeStep().err != nil, err
+}
+
+// commitPiece is a COMMIT among several statements.
+func (s *session) commitPiece(ctx context.Context, st *statement.Statement, age uint64) (implicit, stop bool, err error) {
+	s.release(nil)
+	characteristics := ""
+	if st.Has(statement.Chain) {
+		if characteristics, _, err = s.characteristics(); err != nil {
+			return false, true, err
+		}
+	}
+	failure, err := s.finish(ctx, age)
+	if err != nil {
+		return false, true, err
+	}
+	if failure != nil {
+		s.release(appendError(nil, 'E', "ERROR", failure))
+		return false, true, nil
+	}
+	if st.Has(statement.Chain) {
+		if err := s.chain(characteristics); err != nil {
+			return false, true, err
+		}
+	}
+	s.release(appendComplete(nil, "COMMIT"))
+	return false, false, nil
+}

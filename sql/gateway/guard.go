@@ -1,0 +1,109 @@
+package gateway
+
+import (
+	"context"
+	"strings"
+
+	"mtm/sql/statement"
+)
+
+// Sessions run with default_transaction_read_only = on, so that nothing can commit outside of a block that the gateway
+// knows of. The client must not notice.
+
+// aboutReadOnly deals with SHOW and SET of what the guard uses.
+func (s *session) aboutReadOnly(ctx context.Context, u *unit, tx byte) error {
+	st := u.stmts[0]
+	verb := strings.ToUpper(st.Text(u.text))
+	if strings.HasPrefix(verb, "SHOW") {
+		u.show = !s.clientReadOnly
+		if s.clientReadOnly {
+			return s.forward(true)
+		}
+		if tx == 'T' {
+			return s.inBlock(u)
+		}
+		return s.runWrapped(ctx, u)
+	}
+	// SET, RESET. PostgreSQL runs it, and settle puts the guard up again.
+	if !strings.HasPrefix(verb, "SET LOCAL") {
+		defer func() { s.clientReadOnly = meansOn(st, verb) }()
+	}
+	return s.forward(true)
+}
+
+// meansOn reports whether a SET of default_transaction_read_only turns it on.
+func meansOn(st *statement.Statement, text string) bool {
+	if st.Has(statement.AccessMode) {
+		return st.Has(statement.ReadOnly)
+	}
+	words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n='\";", r) })
+	if len(words) < 2 {
+		return false
+	}
+	switch words[len(words)-1] {
+	case "ON", "TRUE", "YES", "1", "T", "Y":
+		return true
+	}
+	return false
+}
+
+// unguarded runs a statement that PostgreSQL refuses in a read-only transaction and also in a block: CREATE DATABASE.
+func (s *session) unguarded() error {
+	s.turnGuardOff()
+	s.toBackend = append(s.toBackend, s.batch...)
+	s.mu.Lock()
+	s.push(expect{op: 'Q'})
+	s.mu.Unlock()
+	return s.turnGuardOn()
+}
+
+// unguardedBatch is unguarded, for a batch.
+func (s *session) unguardedBatch(metas []meta) error {
+	s.turnGuardOff()
+	s.appendBatch(metas, false)
+	s.ext.metas = metas[:0]
+	s.sync(false)
+	return s.turnGuardOn()
+}
+
+func (s *session) turnGuardOff() {
+	s.resetStep(false)
+	s.inject(injGuardOff, roleOurs)
+	s.sync(true)
+}
+
+func (s *session) turnGuardOn() error {
+	s.inject(injGuardOn, roleOurs)
+	s.sync(true)
+	return s.send()
+}
+
+// guardOption is what is added to a client's startup options.
+const guardOption = "-c default_transaction_read_only=on"
+
+// startsReadOnly reports whether a client asks in his startup packet for read-only transactions.
+func startsReadOnly(params [][2]string) bool {
+	on := false
+	for _, p := range params {
+		switch p[0] {
+		case "default_transaction_read_only":
+			on = meansOnValue(p[1])
+		case "options":
+			for _, word := range strings.Fields(strings.ReplaceAll(p[1], "--", "-c ")) {
+				name, value, _ := strings.Cut(strings.TrimPrefix(word, "-c"), "=")
+				if strings.ReplaceAll(name, "-", "_") == "default_transaction_read_only" {
+					on = meansOnValue(value)
+				}
+			}
+		}
+	}
+	return on
+}
+
+func meansOnValue(v string) bool {
+	switch strings.ToLower(v) {
+	case "on", "true", "yes", "1", "t", "y":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,136 @@
+package gateway
+
+// injected names the statements that the gateway runs of its own accord. Each is prepared once per session, under a
+// name that clients have no business with, so that it costs a Bind and an Execute, and disturbs neither the client's
+// unnamed statement nor the text that pg_stat_activity shows of his own.
+type injected uint8
+
+const (
+	injBegin injected = iota
+	injCommit
+	injRollback
+	injEmit
+	injProbe
+	injLocks
+	injDDL
+	injDDLUnlessTemp
+	injDDLEnd
+	injGuardOn
+	injGuardOff
+	injShowOff
+	injCharacteristics
+	injCount
+)
+
+// ddlSettings are the settings that change what a DDL statement means.
+const ddlSettings = `'{check_function_bodies,default_tablespace,default_table_access_method,default_toast_compression,` +
+	`default_with_oids,xmloption,DateStyle,IntervalStyle,TimeZone,standard_conforming_strings,array_nulls,` +
+	`transform_null_equals,lo_compat_privileges,bytea_output,extra_float_digits,lc_monetary,lc_numeric,lc_time,` +
+	`row_security,default_text_search_config,createrole_self_grant,quote_all_identifiers,` +
+	`backslash_quote,escape_string_warning}'`
+
+// ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there.
+const ddlMessage = `SELECT pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
+	`'v', 1, 'text', $1::pg_catalog.text, 'role', current_user, 'session_user', session_user, ` +
+	`'search_path', pg_catalog.current_setting('search_path'), 'settings', COALESCE((` +
+	`SELECT pg_catalog.json_object_agg(name, setting) FROM pg_catalog.pg_settings ` +
+	`WHERE source OPERATOR(pg_catalog.=) ANY ('{session,client,user,database,"database user"}'::pg_catalog.text[]) ` +
+	`AND name OPERATOR(pg_catalog.=) ANY (` + ddlSettings + `::pg_catalog.text[])), '{}'::pg_catalog.json))::pg_catalog.text)`
+
+var injectedText = [injCount]string{
+	injBegin:    "BEGIN READ WRITE",
+	injCommit:   "COMMIT",
+	injRollback: "ROLLBACK",
+	// Without it, a transaction that only locks would never be seen by logical decoding.
+	injEmit: "SELECT pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
+		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), ''))",
+	injProbe: "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL",
+	// Has the transaction a lock, on a table that is replicated, that only writing takes?
+	injLocks: "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON " +
+		"c.oid OPERATOR(pg_catalog.=) l.relation JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace " +
+		"WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.locktype OPERATOR(pg_catalog.=) 'relation' " +
+		"AND l.mode OPERATOR(pg_catalog.<>) ALL ('{AccessShareLock,RowShareLock}'::pg_catalog.text[]) " +
+		"AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) " +
+		"AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,mtm}'::pg_catalog.name[]))",
+	injDDL: ddlMessage,
+	injDDLUnlessTemp: ddlMessage + " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class " +
+		"WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) AND relpersistence OPERATOR(pg_catalog.=) 't')",
+	injDDLEnd:   "SELECT pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', '')",
+	injGuardOn:  "SET default_transaction_read_only = on",
+	injGuardOff: "SET default_transaction_read_only = off",
+	injShowOff:  "SET LOCAL default_transaction_read_only = off",
+	injCharacteristics: "SELECT ' ISOLATION LEVEL ' OPERATOR(pg_catalog.||) pg_catalog.current_setting('transaction_isolation') " +
+		"OPERATOR(pg_catalog.||) CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END",
+}
+
+var injectedName = [injCount]string{
+	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_probe", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp",
+	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_characteristics",
+}
+
+// ownPortal is for what is injected into the middle of a client's transaction, where his unnamed portal may be alive.
+const ownPortal = "_mtm_portal"
+
+// missing is a statement that does not exist: to bind it is how an error of ours is raised in PostgreSQL, so that the
+// state of the transaction, and the skipping up to Sync, are PostgreSQL's own.
+const missing = "_mtm_error"
+
+// inject appends the run of an injected statement to what is to be sent.
+func (s *session) inject(which injected, r role, params ...string) {
+	portal := ""
+	switch which {
+	case injDDL, injDDLUnlessTemp, injDDLEnd, injProbe, injLocks, injShowOff, injCharacteristics, injEmit:
+		portal = ownPortal
+	}
+	name := injectedName[which]
+	s.mu.Lock()
+	if !s.have[which] {
+		s.have[which] = true
+		s.toBackend = appendParse(s.toBackend, name, injectedText[which])
+		s.push(expect{op: 'P', role: roleOurs, inj: which})
+	}
+	s.toBackend = appendBind(s.toBackend, portal, name, params...)
+	s.toBackend = appendExecute(s.toBackend, portal)
+	s.push(expect{op: 'B', role: roleOurs}, expect{op: 'E', role: r})
+	if portal != "" {
+		s.toBackend = appendClose(s.toBackend, 'P', portal)
+		s.push(expect{op: 'C', role: roleOurs})
+	}
+	s.mu.Unlock()
+}
+
+// injectText runs a text of ours once, without touching the client's unnamed statement if there is one.
+func (s *session) injectText(text string, r role) {
+	name := ""
+	s.mu.Lock()
+	if s.stmts[""] != nil {
+		name = "_mtm_once"
+		s.toBackend = appendClose(s.toBackend, 'S', name)
+		s.push(expect{op: 'C', role: roleOurs})
+	}
+	s.toBackend = appendParse(s.toBackend, name, text)
+	s.toBackend = appendBind(s.toBackend, "", name)
+	s.toBackend = appendExecute(s.toBackend, "")
+	s.push(expect{op: 'P', role: roleOurs, inj: injCount}, expect{op: 'B', role: roleOurs}, expect{op: 'E', role: r})
+	s.mu.Unlock()
+}
+
+// provoke makes PostgreSQL fail where it stands; the client is told cause. With quiet he is told nothing.
+func (s *session) provoke(cause error, quiet bool) {
+	s.mu.Lock()
+	e := expect{op: 'B', role: roleClient, err: asError(cause)}
+	if quiet {
+		e.role = roleOurs
+	}
+	s.toBackend = appendBind(s.toBackend, ownPortal, missing)
+	s.push(e)
+	s.mu.Unlock()
+}
+
+// sync appends a Sync; quiet: its ReadyForQuery is not for the client.
+func (s *session) sync(quiet bool) {
+	s.mu.Lock()
+	s.toBackend = appendSync(s.toBackend)
+	s.push(expect{op: 'S', quiet: quiet})
+	s.mu.Unlock()
+}

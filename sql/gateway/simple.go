@@ -1,0 +1,375 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"mtm"
+	"mtm/sql/statement"
+)
+
+// unit is something that the client asked for and that can be done again: one Query, or a batch of extended messages up
+// to its Sync. Its bytes are in session.batch.
+type unit struct {
+	stmts []*statement.Statement // what it executes
+	text  string                 // of a Query
+	metas []meta                 // of a batch
+	ext   bool
+	show  bool // it asks for what the guard would falsify
+	fast  bool // one INSERT, UPDATE, DELETE or MERGE
+	wrote bool // known to write
+}
+
+func (u *unit) markWrote() {
+	for _, st := range u.stmts {
+		if st != nil && st.Kind == statement.Read {
+			st.MarkWrote()
+		}
+	}
+}
+
+// query deals with a simple Query.
+func (s *session) query(ctx context.Context, size int) error {
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
+	if s.ext.open {
+		return protocolError("Query in a batch of extended messages")
+	}
+	s.srv.count.statements.Add(1)
+	if size > statement.MaxText+6 {
+		return s.longQuery(ctx, size)
+	}
+	var err error
+	if s.batch, err = s.cr.appendTo(s.batch[:0], size); err != nil {
+		return err
+	}
+	body, _, ok := cut(s.batch[5:])
+	if !ok {
+		return protocolError("invalid string in message")
+	}
+	text := string(body)
+	s.mu.Lock()
+	delete(s.stmts, "") // as PostgreSQL does
+	s.mu.Unlock()
+	if !s.managed {
+		return s.forward(false)
+	}
+	stmts, ok := s.split(text)
+	switch {
+	case !ok:
+		return s.unknownQuery(ctx, text)
+	case len(stmts) == 0:
+		return s.forward(false)
+	case len(stmts) == 1:
+		return s.single(ctx, stmts[0], text)
+	default:
+		return s.many(ctx, stmts, text)
+	}
+}
+
+// split asks the lexer, unless it would read the text otherwise than PostgreSQL does.
+func (s *session) split(text string) ([]*statement.Statement, bool) {
+	s.mu.Lock()
+	safe, plain := s.lexSafe, s.encodingOK
+	s.mu.Unlock()
+	if (!safe || !plain) && strings.IndexByte(text, '\\') >= 0 {
+		return nil, false
+	}
+	return s.srv.cache.Split(text)
+}
+
+// forward passes session.batch on as it is; read: its tags are no sign of writing.
+func (s *session) forward(read bool) error {
+	s.toBackend = append(s.toBackend, s.batch...)
+	s.mu.Lock()
+	s.step = step{}
+	s.push(expect{op: 'Q', read: read})
+	s.mu.Unlock()
+	return s.send()
+}
+
+// single deals with a Query of one statement.
+func (s *session) single(ctx context.Context, st *statement.Statement, text string) error {
+	tx := s.status()
+	if tx == 'E' {
+		return s.forward(false)
+	}
+	if e := s.refusal(ctx, st, tx); e != nil {
+		return s.refuse(e)
+	}
+	s.noteTemporary(st)
+	if tx == 'I' && s.clientReadOnly && st.Kind != statement.Session {
+		return s.forward(false)
+	}
+	u := &unit{stmts: []*statement.Statement{st}, text: text}
+	switch st.Kind {
+	case statement.Begin:
+		return s.beginBlock(st, text)
+	case statement.Commit:
+		if tx == 'I' {
+			return s.forward(false)
+		}
+		return s.commitQuery(ctx, st)
+	case statement.Session:
+		if st.Has(statement.ShowsReadOnly) {
+			return s.aboutReadOnly(ctx, u, tx)
+		}
+		if st.Has(statement.AccessMode|statement.ReadOnly) && tx == 'T' {
+			s.setBlock(true)
+		} else if st.Has(statement.AccessMode) && tx == 'T' {
+			s.setBlock(false)
+		}
+		return s.forward(true)
+	case statement.Local:
+		if st.Has(statement.Unguarded) && tx == 'I' {
+			return s.unguarded()
+		}
+		return s.forward(false)
+	case statement.Read:
+		if st.Has(statement.ShowsPrepared) {
+			s.hidePrepared()
+		}
+		if st.Has(statement.ShowsReadOnly) {
+			u.show = true
+		} else if tx == 'T' {
+			return s.forward(true)
+		} else if !st.Wrote() {
+			return s.guard(u)
+		}
+	}
+	if tx == 'T' {
+		return s.inBlock(u)
+	}
+	u.fast, u.wrote = st.Has(statement.PlainDML) && st.Kind == statement.Write, st.Kind == statement.Write
+	return s.runWrapped(ctx, u)
+}
+
+// guard runs a read as it is. What it answers is held back until it is long or complete: if it turns out to write, it is
+// run again in a block.
+func (s *session) guard(u *unit) error {
+	if len(s.batch) > batchLimit {
+		return s.runWrapped(context.Background(), u)
+	}
+	s.hold(false)
+	s.mu.Lock()
+	s.step = step{}
+	s.catch, s.guarded = true, u
+	s.mu.Unlock()
+	s.appendUnit(u, false)
+	return s.send()
+}
+
+// appendUnit appends the client's messages; quiet: the ReadyForQuery of a Query is not for him.
+func (s *session) appendUnit(u *unit, again bool) {
+	if u.ext {
+		s.appendBatch(u.metas, again)
+		return
+	}
+	s.toBackend = append(s.toBackend, s.batch...)
+	s.mu.Lock()
+	s.push(expect{op: 'Q', quiet: s.guarded == nil, read: !u.wrote && u.stmts[0] != nil && u.stmts[0].Kind == statement.Read})
+	s.mu.Unlock()
+}
+
+// repeatWrapped runs a guarded read again, now that it is known to write.
+func (s *session) repeatWrapped(ctx context.Context, u *unit) error {
+	s.drop()
+	return s.runWrapped(ctx, u)
+}
+
+// beginBlock opens a block that may write, unless the client says otherwise.
+func (s *session) beginBlock(st *statement.Statement, text string) error {
+	s.mu.Lock()
+	if s.tx == 'I' {
+		s.block = block{readOnly: st.Has(statement.AccessMode | statement.ReadOnly)}
+	}
+	s.mu.Unlock()
+	if st.Has(statement.AccessMode) || s.clientReadOnly {
+		return s.forward(true)
+	}
+	s.batch = appendQuery(s.batch[:0], writable(st, text))
+	return s.forward(true)
+}
+
+// writable is the text of a BEGIN, with READ WRITE said.
+func writable(st *statement.Statement, text string) string {
+	return text[:st.End] + " READ WRITE" + text[st.End:]
+}
+
+func (s *session) setBlock(readOnly bool) {
+	s.mu.Lock()
+	s.block.readOnly = readOnly
+	s.mu.Unlock()
+}
+
+func (s *session) noteTemporary(st *statement.Statement) {
+	if st.Has(statement.Temporary) {
+		s.mu.Lock()
+		s.temporary = true
+		s.mu.Unlock()
+	}
+}
+
+// inBlock runs a statement in the client's own block.
+func (s *session) inBlock(u *unit) error {
+	st := u.stmts[0]
+	if u.show {
+		s.inject(injShowOff, roleOurs)
+	}
+	if st.Kind == statement.DDL {
+		s.injectDDL(st, st.Text(u.text))
+	}
+	s.toBackend = append(s.toBackend, s.batch...)
+	s.mu.Lock()
+	s.step = step{}
+	if st.Kind == statement.CopyFrom || st.Kind == statement.Write {
+		s.block.ran = true
+	}
+	s.push(expect{op: 'Q', read: st.Kind == statement.Read})
+	s.mu.Unlock()
+	if st.Kind == statement.DDL {
+		s.inject(injDDLEnd, roleOurs)
+		s.sync(true)
+	}
+	return s.send()
+}
+
+// many deals with a Query of several statements. Without transaction control and DDL they go to PostgreSQL in one piece,
+// which runs them as one transaction; else in pieces, one after the other.
+func (s *session) many(ctx context.Context, stmts []*statement.Statement, text string) error {
+	tx := s.status()
+	reads := true
+	for _, st := range stmts {
+		if e := s.refusal(ctx, st, 'T'); e != nil && tx != 'E' {
+			return s.refuse(e)
+		}
+		switch st.Kind {
+		case statement.Read, statement.Session:
+			reads = reads && !st.Wrote() && !st.Has(statement.ShowsReadOnly)
+		case statement.Write, statement.CopyFrom, statement.TempDDL, statement.Unknown, statement.Local:
+			reads = false
+		default:
+			return s.pieces(ctx, stmts, text)
+		}
+		s.noteTemporary(st)
+	}
+	u := &unit{stmts: stmts, text: text}
+	switch {
+	case tx != 'I' || s.clientReadOnly:
+		s.mu.Lock()
+		s.block.ran = true
+		s.mu.Unlock()
+		return s.forward(false)
+	case reads:
+		return s.guard(u)
+	}
+	return s.runWrapped(ctx, u)
+}
+
+// unknownQuery runs a text that the lexer does not understand. It may hold several statements, a COMMIT among them, so
+// it goes as one prepared statement: PostgreSQL refuses several there.
+func (s *session) unknownQuery(ctx context.Context, text string) error {
+	if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
+		return s.refuse(e)
+	}
+	st := &statement.Statement{Kind: statement.Unknown, End: len(text)}
+	u := &unit{stmts: []*statement.Statement{st}, text: text}
+	// Replayable like a batch, but the answers to Parse and Bind are not for the client.
+	s.batch = appendParse(s.batch[:0], "", text)
+	at := []int{0, len(s.batch)}
+	s.batch = appendBind(s.batch, "", "")
+	at = append(at, len(s.batch))
+	s.batch = appendDescribe(s.batch, 'P', "")
+	at = append(at, len(s.batch))
+	s.batch = appendExecute(s.batch, "")
+	at = append(at, len(s.batch))
+	for i, typ := range []byte("PBDE") {
+		u.metas = append(u.metas, meta{typ: typ, off: at[i], n: at[i+1] - at[i], silent: typ != 'E' && typ != 'D'})
+	}
+	u.ext = true
+	if s.status() == 'I' && !s.clientReadOnly {
+		return s.runWrapped(ctx, u)
+	}
+	s.resetStep(false)
+	s.appendBatch(u.metas, false)
+	s.sync(false)
+	return s.send()
+}
+
+// longQuery runs a Query too long for the lexer: as one statement, streamed.
+func (s *session) longQuery(ctx context.Context, size int) error {
+	if err := s.cr.discard(size); err != nil {
+		return err
+	}
+	return s.refuse(&mtm.Error{
+		Code: "54000", Msg: fmt.Sprintf("a simple query of %d bytes is too long", size-6),
+		Detail: fmt.Sprintf("The limit is %d bytes.", statement.MaxText),
+		Hint:   "Send it as a prepared statement, with its values as parameters, or use COPY.",
+	})
+}
+
+func asErrorOrNil(err error) *mtm.Error {
+	if err == nil {
+		return nil
+	}
+	return asError(err)
+}
+
+// refuse answers a Query with an error, which in a block makes the block fail.
+func (s *session) refuse(e *mtm.Error) error {
+	s.srv.count.refused.Add(1)
+	s.resetStep(false)
+	s.provoke(e, false)
+	s.sync(false)
+	return s.send()
+}
+
+// refusal says why a statement may not run, if so. tx is the state in which it would.
+func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte) *mtm.Error {
+	switch st.Kind {
+	case statement.Refused:
+		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: st.Why, Hint: "Do it without CONCURRENTLY."}
+	case statement.PrepareTx, statement.FinishPrepared:
+		if strings.HasPrefix(st.GID, mtm.GIDPrefix) {
+			return &mtm.Error{
+				Code: mtm.CodeReservedName, Msg: fmt.Sprintf("transaction identifier %q is reserved", st.GID),
+				Detail: fmt.Sprintf("Identifiers that begin with %q belong to multimaster.", mtm.GIDPrefix),
+			}
+		}
+		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: "user two-phase commit is not supported yet"}
+	case statement.Begin, statement.Commit, statement.Rollback, statement.Savepoint:
+		return nil
+	}
+	if tx == 'T' && st.Has(statement.Exclusive) {
+		return &mtm.Error{
+			Code: mtm.CodeNotSupported, Msg: "a system catalog cannot be locked in a transaction block of a cluster",
+			Detail: "Prepared with such a lock, the transaction would keep everybody out of the database.",
+		}
+	}
+	if st.ReadsOrWrites() {
+		return asErrorOrNil(s.srv.conf.Commits.Admit(ctx, st.Kind != statement.Read))
+	}
+	return nil
+}
+
+func quoteByte(b byte) string { return fmt.Sprint(b) }
+
+// hidePrepared closes the prepared statements of ours, so that the client does not see them.
+func (s *session) hidePrepared() {
+	s.mu.Lock()
+	closed := false
+	for i, have := range s.have {
+		if have {
+			s.toBackend = appendClose(s.toBackend, 'S', injectedName[i])
+			s.push(expect{op: 'C', role: roleOurs})
+			s.have[i] = false
+			closed = true
+		}
+	}
+	s.mu.Unlock()
+	if closed {
+		s.sync(true)
+	}
+}

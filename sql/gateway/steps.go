@@ -1,0 +1,372 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"mtm/sql/statement"
+)
+
+func now() uint64 { return uint64(time.Now().UnixMicro()) }
+
+// steps sends what was gathered, message by message, with what must be done before, after or instead of each. end says
+// what follows: 'S', the client's Sync; 'H', his Flush; 0, more messages.
+func (s *session) steps(ctx context.Context, end byte) error {
+	if !s.ext.open {
+		s.ext.open, s.ext.cur = true, s.status()
+		s.ext.wrapped, s.ext.failed, s.ext.ran = false, false, false
+		s.resetStep(false)
+	}
+	s.resolve()
+	metas := s.ext.metas
+	var err error
+	for i := range metas {
+		if s.ext.failed {
+			break
+		}
+		if s.ext.cur == 'I' && !s.ext.wrapped && s.managed && !s.clientReadOnly && needsBlock(metas[i:], end) {
+			s.inject(injBegin, roleOurs)
+			s.ext.wrapped = true
+		}
+		if end, err = s.step1(ctx, &metas[i], i == len(metas)-1, end); err != nil {
+			return err
+		}
+	}
+	s.ext.metas = metas[:0]
+	s.batch = s.batch[:0]
+	if end == 'S' {
+		return s.endBatch(ctx)
+	}
+	if s.ext.failed {
+		if end == 'H' {
+			s.toBackend = appendFlush(s.toBackend)
+		}
+		return s.send()
+	}
+	if s.ext.cur == 'I' && !s.ext.wrapped && s.managed && !s.clientReadOnly {
+		// Only Parse, Describe and Close so far. What comes may need a block, and one that may write cannot begin once
+		// a Parse has looked at the catalog: end PostgreSQL's transaction, which did nothing.
+		s.sync(true)
+		if err := s.send(); err != nil {
+			return err
+		}
+		if err := s.waitReady(); err != nil {
+			return err
+		}
+		s.ext.failed = s.hasFailed()
+		return nil
+	}
+	if end == 'H' {
+		s.toBackend = appendFlush(s.toBackend)
+	}
+	return s.send()
+}
+
+func (s *session) hasFailed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.step.err != nil
+}
+
+// needsBlock reports whether what comes, up to the next transaction control, must run in a block. If not all of it is
+// known yet, it must.
+func needsBlock(metas []meta, end byte) bool {
+	for i := range metas {
+		m := &metas[i]
+		switch {
+		case m.typ == 'B' && end != 'S':
+			return !controls(metas[i:])
+		case m.typ != 'E':
+		case m.kind() == statement.Begin, m.kind() == statement.Commit, m.kind() == statement.Rollback:
+			return false
+		case !m.plain():
+			return !(m.kind() == statement.Local || m.kind() == statement.Savepoint)
+		case end != 'S':
+			return true
+		}
+	}
+	return false
+}
+
+// controls reports whether the first thing bound here is transaction control.
+func controls(metas []meta) bool {
+	for i := range metas {
+		if metas[i].typ == 'E' {
+			switch metas[i].kind() {
+			case statement.Begin, statement.Commit, statement.Rollback:
+				return true
+			}
+			return false
+		}
+	}
+	return false
+}
+
+// step1 deals with one message. It returns end, or 0 if the client's Sync is not to be passed on.
+func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte, error) {
+	if m.n == 0 { // a large Bind, which follows
+		return end, nil
+	}
+	if m.typ != 'E' {
+		s.appendMeta(*m, false)
+		return end, nil
+	}
+	tx := s.ext.cur
+	if s.ext.wrapped {
+		tx = 'T'
+	}
+	if e := s.refusalOf(ctx, m, tx); e != nil {
+		s.srv.count.refused.Add(1)
+		s.provoke(e, false)
+		s.ext.failed = true
+		return end, nil
+	}
+	if m.def.stmt != nil {
+		s.noteTemporary(m.def.stmt)
+	}
+	switch m.kind() {
+	case statement.Begin:
+		s.appendMeta(*m, false)
+		if s.ext.cur == 'I' {
+			s.ext.cur, s.ext.wrapped = 'T', false
+			if !s.ext.ran {
+				s.setBlock(m.def.stmt.Has(statement.AccessMode | statement.ReadOnly))
+			}
+		}
+		return end, nil
+	case statement.Commit:
+		if tx == 'T' && s.managed {
+			return end, s.commitStep(ctx, m, last && end == 'S')
+		}
+	case statement.Rollback:
+		if !m.def.stmt.Has(statement.Chain) {
+			s.ext.cur, s.ext.wrapped = 'I', false
+		}
+	case statement.DDL:
+		if s.managed && tx == 'T' {
+			s.injectDDL(m.def.stmt, m.def.text)
+			s.appendMeta(*m, false)
+			s.inject(injDDLEnd, roleOurs)
+			s.ext.ran = true
+			return end, nil
+		}
+	case statement.CopyFrom:
+		return s.copyStep(m, end)
+	case statement.Read, statement.Session:
+		if m.def.stmt.Has(statement.ShowsReadOnly) && m.kind() == statement.Read && tx == 'T' {
+			s.inject(injShowOff, roleOurs)
+		}
+	}
+	s.appendMeta(*m, false)
+	s.ext.ran = true
+	return end, nil
+}
+
+// copyStep begins a COPY FROM. If data is to come from the client, his Sync is none: PostgreSQL ignores it during COPY,
+// and he sends another.
+func (s *session) copyStep(m *meta, end byte) (byte, error) {
+	s.appendMeta(*m, false)
+	s.ext.ran = true
+	s.mu.Lock()
+	s.block.ran = true
+	s.mu.Unlock()
+	s.toBackend = appendFlush(s.toBackend)
+	if err := s.send(); err != nil {
+		return end, err
+	}
+	if err := s.wait(func() bool { return s.copyIn || s.skipping || s.owed() == 0 }); err != nil {
+		return end, err
+	}
+	if s.copying() && end == 'S' {
+		return 0, nil
+	}
+	return end, nil
+}
+
+// drain waits until everything that was sent is answered; ext.failed says if something failed.
+func (s *session) drain() error {
+	s.toBackend = appendFlush(s.toBackend)
+	if err := s.send(); err != nil {
+		return err
+	}
+	if err := s.waitDrained(); err != nil {
+		return err
+	}
+	s.ext.ran = false
+	s.ext.failed = s.ext.failed || s.isSkipping()
+	return nil
+}
+
+func (s *session) isSkipping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.skipping
+}
+
+// commitStep is the Execute of a COMMIT. Whatever precedes it has been answered before the right to prepare is asked for.
+func (s *session) commitStep(ctx context.Context, m *meta, last bool) error {
+	if s.ext.ran || s.knownE() {
+		if err := s.drain(); err != nil || s.ext.failed {
+			return err
+		}
+	}
+	chain := m.def.stmt.Has(statement.Chain)
+	characteristics := ""
+	s.mu.Lock()
+	b, temporary := s.block, s.temporary
+	s.mu.Unlock()
+	if chain || !b.ddl && (b.readOnly || temporary || !b.wrote) {
+		plain, text, err := s.probeStep(b, temporary, chain)
+		if err != nil || s.ext.failed {
+			return err
+		}
+		if plain {
+			s.srv.count.plainCommits.Add(1)
+			s.appendMeta(*m, false)
+			if !chain {
+				s.ext.cur, s.ext.wrapped = 'I', false
+			}
+			return nil
+		}
+		characteristics = text
+	}
+	if e := s.permit(ctx, now()); e != nil {
+		s.provoke(e, false)
+		s.ext.failed = true
+		return nil
+	}
+	if e := s.tooLate(); e != nil {
+		s.reportPrepared(step{err: e})
+		s.provoke(e, false)
+		s.ext.failed = true
+		return nil
+	}
+	return s.prepareStep(ctx, chain, characteristics, last)
+}
+
+// knownE reports whether answers are owed that may fail the block, other than to Parse and Bind.
+func (s *session) knownE() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.queue[s.head:] {
+		if e.op == 'E' {
+			return true
+		}
+	}
+	return false
+}
+
+// probeStep asks whether the block may commit plainly, and for its characteristics.
+func (s *session) probeStep(b block, temporary, chain bool) (plain bool, text string, err error) {
+	if b.readOnly && !b.ddl {
+		return true, "", nil
+	}
+	ask := func(which injected) (string, error) {
+		s.resetStep(false)
+		s.inject(which, roleAsk)
+		err := s.drain()
+		return s.takeStep().value, err
+	}
+	if !b.ddl && (temporary || !b.wrote) {
+		probe := injProbe
+		if temporary {
+			probe = injLocks
+		}
+		value, err := ask(probe)
+		if err != nil || s.ext.failed || value == "f" {
+			return true, "", err
+		}
+	}
+	if chain {
+		text, err = ask(injCharacteristics)
+	}
+	return false, text, err
+}
+
+// prepareStep prepares the block, waits for its fate, and answers the Execute. last: the client's Sync follows.
+func (s *session) prepareStep(ctx context.Context, chain bool, characteristics string, last bool) error {
+	s.resetStep(false)
+	s.appendPrepare()
+	var err error
+	if s.ext.synced = last && !chain; s.ext.synced {
+		s.sync(true)
+		if err = s.send(); err == nil {
+			err = s.waitReady()
+		}
+	} else {
+		err = s.drain()
+	}
+	if err != nil {
+		return err
+	}
+	st := s.takeStep()
+	s.reportPrepared(st)
+	s.ext.cur, s.ext.wrapped = 'I', false
+	if !st.prepare {
+		// PostgreSQL skips up to Sync, as it would have had COMMIT itself failed.
+		s.ext.failed = true
+		if !st.shown {
+			s.emit(st.raw)
+		}
+		return nil
+	}
+	if e := s.outcome(ctx, s.takeGID()); e != nil {
+		s.ext.failed = true
+		if s.ext.synced {
+			s.emit(appendError(nil, 'E', "ERROR", e))
+		} else {
+			s.provoke(e, false)
+		}
+		return nil
+	}
+	if chain {
+		s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
+		s.ext.cur = 'T'
+		if err := s.drain(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.block = block{}
+	s.mu.Unlock()
+	s.emit(appendComplete(nil, "COMMIT"))
+	return nil
+}
+
+// endBatch deals with the client's Sync.
+func (s *session) endBatch(ctx context.Context) error {
+	wrapped := s.ext.wrapped
+	defer func() { s.ext = extended{metas: s.ext.metas[:0]} }()
+	switch {
+	case s.ext.synced:
+		s.release(appendReady(nil, s.status()))
+		return nil
+	case !wrapped:
+		s.sync(false)
+		return s.send()
+	}
+	s.sync(true)
+	if err := s.send(); err != nil {
+		return err
+	}
+	if err := s.waitReady(); err != nil {
+		return err
+	}
+	if s.status() != 'T' {
+		if err := s.rollback(); err != nil {
+			return err
+		}
+		s.release(appendReady(nil, 'I'))
+		return nil
+	}
+	failure, err := s.finish(ctx, now())
+	if err != nil {
+		return err
+	}
+	if failure != nil {
+		s.release(appendReady(appendError(nil, 'E', "ERROR", failure), 'I'))
+		return nil
+	}
+	s.release(appendReady(nil, 'I'))
+	return nil
+}

@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"mtm"
+	"mtm/sql/statement"
+)
+
+// runWrapped runs a unit in a block of its own and commits it, and tells the client how it ended. A unit whose answer is
+// still held back is tried again when it lost against another transaction.
+func (s *session) runWrapped(ctx context.Context, u *unit) error {
+	s.srv.count.wrapped.Add(1)
+	age := uint64(time.Now().UnixMicro())
+	fast := u.fast && !s.isTemporary() && !u.stmts[0].Slow() && len(s.batch) <= batchLimit
+	for attempt := 0; ; attempt++ {
+		again, err := s.attempt(ctx, u, fast, age, attempt)
+		if err != nil || !again {
+			return err
+		}
+		fast = false
+	}
+}
+
+func (s *session) isTemporary() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.temporary
+}
+
+// attempt runs the unit once; again: it is to be run once more, and the client knows nothing yet.
+//
+// fast: PREPARE TRANSACTION goes out in the same write as the statement. Then the permit is held while the statement
+// runs, which may not last: a switch waits for permits, and the statement may wait for a lock that the switch would free.
+func (s *session) attempt(ctx context.Context, u *unit, fast bool, age uint64, n int) (again bool, err error) {
+	if fast {
+		if e := s.permit(ctx, age); e != nil {
+			s.hold(true)
+			s.fail(e, 'I')
+			return false, nil
+		}
+	}
+	s.hold(true)
+	s.resetStep(true)
+	s.mu.Lock()
+	s.cause = nil
+	s.mu.Unlock()
+	s.inject(injBegin, roleOurs)
+	if u.show {
+		s.inject(injShowOff, roleOurs)
+	}
+	if st := u.stmts[0]; st != nil && st.Kind == statement.DDL && !u.ext {
+		s.injectDDL(st, st.Text(u.text))
+	}
+	s.appendUnit(u, n > 0)
+	if st := u.stmts[0]; st != nil && st.Kind == statement.DDL && !u.ext {
+		s.inject(injDDLEnd, roleOurs)
+		s.sync(true)
+	}
+	if fast {
+		s.appendPrepare()
+	}
+	if fast || u.ext {
+		s.sync(true)
+	}
+	if err := s.runStep(ctx, u, fast); err != nil {
+		return false, err
+	}
+	st := s.takeStep()
+	if fast {
+		s.reportPrepared(st)
+	}
+	return s.conclude(ctx, u, st, fast, age, n)
+}
+
+// runStep sends what was appended and waits for its end.
+func (s *session) runStep(ctx context.Context, u *unit, fast bool) error {
+	if fast {
+		timer := s.watchSlow()
+		defer timer.Stop()
+	}
+	if err := s.send(); err != nil {
+		return err
+	}
+	if st := u.stmts[0]; !u.ext && st != nil {
+		for _, st := range u.stmts {
+			if st.Kind == statement.CopyFrom {
+				if err := s.copyFrom(ctx); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return s.waitReady()
+}
+
+// conclude ends what attempt began.
+func (s *session) conclude(ctx context.Context, u *unit, st step, fast bool, age uint64, n int) (again bool, err error) {
+	if st.err != nil {
+		if err := s.rollback(); err != nil {
+			return false, err
+		}
+		if s.tryAgain(u, st.err, n) {
+			s.drop()
+			return true, nil
+		}
+		msg := st.raw
+		if st.shown {
+			msg = nil
+		}
+		s.release(appendReady(msg, 'I'))
+		return false, nil
+	}
+	gid := s.takeGID()
+	var failure *mtm.Error
+	if fast {
+		failure = s.outcome(ctx, gid)
+	} else if failure, err = s.finish(ctx, age); err != nil {
+		return false, err
+	}
+	switch {
+	case failure == nil:
+		s.release(appendReady(nil, 'I'))
+	case s.tryAgain(u, failure, n):
+		s.drop()
+		return true, nil
+	default:
+		s.fail(failure, 'I')
+	}
+	return false, nil
+}
+
+// tryAgain decides whether the unit that ended with e is run again, after its n-th repetition.
+func (s *session) tryAgain(u *unit, e *mtm.Error, n int) bool {
+	s.mu.Lock()
+	slow, canceled := s.slow, s.canceled
+	s.slow, s.preparing = false, false
+	gone := s.lost
+	lostOurs := e.Code == "26000" && s.have == [injCount]bool{}
+	s.mu.Unlock()
+	if canceled || gone != nil || !s.intact() || len(s.batch) > batchLimit || u.copies() {
+		return false
+	}
+	switch {
+	case slow && e.Code == mtm.CodeQueryCanceled:
+		s.srv.count.slow.Add(1)
+		u.stmts[0].MarkSlow()
+		return true
+	case lostOurs:
+		return n == 0
+	case mtm.SafeToRetry(e) && n < s.srv.conf.RetryAutocommit:
+		s.srv.count.retried.Add(1)
+		time.Sleep(time.Duration(n*n) * time.Millisecond)
+		return true
+	}
+	return false
+}
+
+func (u *unit) copies() bool {
+	for _, st := range u.stmts {
+		if st != nil && st.Kind == statement.CopyFrom {
+			return true
+		}
+	}
+	return false
+}
+
+// rollback ends the block on PostgreSQL's side, if there still is one. The client is not told.
+func (s *session) rollback() error {
+	if s.status() == 'I' {
+		return nil
+	}
+	s.resetStep(false)
+	s.inject(injRollback, roleOurs)
+	s.sync(true)
+	if err := s.send(); err != nil {
+		return err
+	}
+	return s.waitReady()
+}
+
+// watchSlow cancels a statement that holds a permit for too long; attempt then runs it again without.
+func (s *session) watchSlow() *time.Timer {
+	s.mu.Lock()
+	seq := s.unitSeq
+	s.mu.Unlock()
+	return time.AfterFunc(s.srv.conf.SlowStatement, func() {
+		s.mu.Lock()
+		if seq != s.unitSeq || s.step.done || s.syncs == 0 || s.gid.IsZero() || s.dead != nil {
+			s.mu.Unlock()
+			return
+		}
+		s.slow = true
+		s.cancels++
+		s.mu.Unlock()
+		s.cancelBackend()
+	})
+}

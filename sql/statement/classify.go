@@ -1,0 +1,202 @@
+package statement
+
+import (
+	"strings"
+
+	t "github.com/pganalyze/pg_query_go/v6"
+)
+
+// words are the tokens of one statement, with what is often asked of them.
+type words struct {
+	text   string
+	tokens []token
+}
+
+// at is the code of token i; NUL past the end.
+func (w words) at(i int) t.Token {
+	if i < 0 || i >= len(w.tokens) {
+		return t.Token_NUL
+	}
+	return w.tokens[i].code
+}
+
+// is reports whether the tokens from i on are these.
+func (w words) is(i int, codes ...t.Token) bool {
+	for k, c := range codes {
+		if w.at(i+k) != c {
+			return false
+		}
+	}
+	return true
+}
+
+// find is the index of the first of these codes, at any depth; -1 if there is none.
+func (w words) find(codes ...t.Token) int {
+	for i, tok := range w.tokens {
+		for _, c := range codes {
+			if tok.code == c {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+func (w words) has(codes ...t.Token) bool { return w.find(codes...) >= 0 }
+
+// word is token i as written.
+func (w words) word(i int) string {
+	if i < 0 || i >= len(w.tokens) {
+		return ""
+	}
+	return w.text[w.tokens[i].start:w.tokens[i].end]
+}
+
+// classify says what the statement of these tokens, at least one, is.
+func classify(text string, tokens []token) *Statement {
+	w := words{text, tokens}
+	s := &Statement{}
+	first := 0
+	for w.at(first) == '(' {
+		first++
+	}
+	switch w.at(first) {
+	case t.Token_SELECT, t.Token_VALUES, t.Token_TABLE, t.Token_WITH, t.Token_INSERT, t.Token_UPDATE, t.Token_DELETE_P,
+		t.Token_MERGE, t.Token_EXPLAIN:
+		classifyQuery(w, first, s)
+	case t.Token_BEGIN_P, t.Token_START, t.Token_COMMIT, t.Token_END_P, t.Token_ROLLBACK, t.Token_ABORT_P,
+		t.Token_SAVEPOINT, t.Token_RELEASE, t.Token_PREPARE:
+		classifyTransaction(w, s)
+	case t.Token_CREATE, t.Token_ALTER, t.Token_DROP, t.Token_COMMENT, t.Token_GRANT, t.Token_REVOKE, t.Token_SECURITY,
+		t.Token_REASSIGN, t.Token_IMPORT_P, t.Token_REFRESH:
+		classifyDDL(w, s)
+	default:
+		classifyOther(w, s)
+	}
+	mentions(w, s)
+	return s
+}
+
+// classifyOther is for statements known by their first word.
+func classifyOther(w words, s *Statement) {
+	switch w.at(0) {
+	case t.Token_COPY:
+		classifyCopy(w, s)
+	case t.Token_CALL, t.Token_DO, t.Token_TRUNCATE:
+		s.Kind = Write
+		s.catalog(w, 1)
+	case t.Token_LOCK_P:
+		s.Kind = Read
+		s.catalog(w, 1)
+	case t.Token_EXECUTE, t.Token_FETCH, t.Token_MOVE:
+		s.Kind = Read
+	case t.Token_DECLARE:
+		s.Kind = Read
+		if i := w.find(t.Token_HOLD); i > 0 && w.at(i-1) == t.Token_WITH {
+			s.Flags |= Temporary
+		}
+	case t.Token_CLOSE, t.Token_SHOW, t.Token_RESET, t.Token_DISCARD, t.Token_DEALLOCATE, t.Token_UNLISTEN:
+		s.Kind = Session
+	case t.Token_LISTEN, t.Token_NOTIFY:
+		s.Kind, s.Flags = Session, Temporary
+	case t.Token_SET:
+		classifySet(w, s)
+	case t.Token_VACUUM, t.Token_ANALYZE, t.Token_ANALYSE, t.Token_CHECKPOINT, t.Token_CLUSTER, t.Token_REINDEX, t.Token_LOAD:
+		s.Kind = Local
+		s.catalog(w, 1)
+	}
+}
+
+func classifySet(w words, s *Statement) {
+	s.Kind = Session
+	characteristics := w.has(t.Token_CHARACTERISTICS)
+	if w.at(1) != t.Token_TRANSACTION && w.at(2) != t.Token_TRANSACTION && !characteristics {
+		return
+	}
+	accessMode(w, s)
+	if characteristics && s.Has(AccessMode) {
+		s.Flags |= ShowsReadOnly
+	}
+}
+
+func accessMode(w words, s *Statement) {
+	for i := range w.tokens {
+		switch {
+		case w.is(i, t.Token_READ, t.Token_ONLY):
+			s.Flags |= AccessMode | ReadOnly
+		case w.is(i, t.Token_READ, t.Token_WRITE):
+			s.Flags = s.Flags&^ReadOnly | AccessMode
+		}
+	}
+}
+
+func classifyTransaction(w words, s *Statement) {
+	if w.is(len(w.tokens)-2, t.Token_AND, t.Token_CHAIN) {
+		s.Flags |= Chain
+	}
+	prepared := w.at(1) == t.Token_PREPARED
+	switch w.at(0) {
+	case t.Token_BEGIN_P:
+		s.Kind = Begin
+		accessMode(w, s)
+	case t.Token_START:
+		if w.at(1) == t.Token_TRANSACTION {
+			s.Kind = Begin
+			accessMode(w, s)
+		}
+	case t.Token_COMMIT, t.Token_END_P:
+		s.Kind = Commit
+	case t.Token_ROLLBACK, t.Token_ABORT_P:
+		s.Kind = Rollback
+		if w.has(t.Token_TO) {
+			s.Kind = Savepoint
+		}
+	case t.Token_SAVEPOINT, t.Token_RELEASE:
+		s.Kind = Savepoint
+	case t.Token_PREPARE:
+		s.Kind = Session
+		if w.at(1) == t.Token_TRANSACTION && w.at(2) == t.Token_SCONST {
+			s.Kind = PrepareTx
+		}
+	}
+	if prepared && w.at(0) != t.Token_END_P && w.at(0) != t.Token_ABORT_P {
+		s.Kind = FinishPrepared
+	}
+	if s.Kind == PrepareTx || s.Kind == FinishPrepared {
+		s.GID = strings.Trim(w.word(2), "'")
+	}
+}
+
+// mentions looks for names of things that mtm must show otherwise than PostgreSQL has them.
+func mentions(w words, s *Statement) {
+	for _, tok := range w.tokens {
+		if tok.end-tok.start < len("transaction_read_only") {
+			continue
+		}
+		if tok.end-tok.start > 64 {
+			continue
+		}
+		switch word := w.text[tok.start:tok.end]; {
+		case containsFold(word, "transaction_read_only"):
+			s.Flags |= ShowsReadOnly
+		case containsFold(word, "pg_prepared_statements"):
+			s.Flags |= ShowsPrepared
+		}
+	}
+	if w.is(0, t.Token_SHOW, t.Token_ALL) {
+		s.Flags |= ShowsReadOnly
+	}
+}
+
+// containsFold is strings.Contains for ASCII letters of any case; part is in lower case.
+func containsFold(s, part string) bool { return strings.Contains(strings.ToLower(s), part) }
+
+// catalog notes that the table named from token i on is one of PostgreSQL's own.
+func (s *Statement) catalog(w words, i int) {
+	for ; i < len(w.tokens); i++ {
+		if word := strings.ToLower(w.word(i)); strings.HasPrefix(word, "pg_") || strings.HasPrefix(word, `"pg_`) {
+			s.Flags |= Exclusive
+			return
+		}
+	}
+}

@@ -1,0 +1,95 @@
+package statement
+
+import (
+	t "github.com/pganalyze/pg_query_go/v6"
+)
+
+// classifyDDL is for statements on the catalog: which are for all nodes, which for this one, which for none.
+func classifyDDL(w words, s *Statement) {
+	s.Kind = DDL
+	i := 1
+	if w.is(1, t.Token_OR, t.Token_REPLACE) {
+		i = 3
+	}
+	switch w.at(i) {
+	case t.Token_LOCAL, t.Token_GLOBAL:
+		i++
+	}
+	switch w.at(i) {
+	case t.Token_TEMP, t.Token_TEMPORARY:
+		s.Kind, s.Flags = TempDDL, Temporary
+		return
+	case t.Token_SYSTEM_P:
+		s.Kind = Local
+		return
+	case t.Token_DATABASE, t.Token_TABLESPACE:
+		if w.at(0) != t.Token_COMMENT && w.at(0) != t.Token_GRANT && w.at(0) != t.Token_REVOKE {
+			s.Kind, s.Flags = Local, Unguarded
+		}
+		return
+	}
+	if concurrently(w) {
+		s.Kind = Refused
+		s.Why = "CONCURRENTLY is not supported in a multimaster cluster yet"
+		return
+	}
+	s.Target = target(w, i)
+	if len(s.Target) > 8 && (hasTempSchema(s.Target)) {
+		s.Kind, s.Flags = TempDDL, Temporary
+	}
+}
+
+func hasTempSchema(name string) bool {
+	return containsFold(name[:8], "pg_temp")
+}
+
+// concurrently finds CREATE INDEX, DROP INDEX and DETACH PARTITION that would need several transactions. REFRESH
+// MATERIALIZED VIEW CONCURRENTLY needs one only.
+func concurrently(w words) bool {
+	i := w.find(t.Token_CONCURRENTLY)
+	if i < 0 || w.at(0) == t.Token_REFRESH {
+		return false
+	}
+	return w.at(i-1) == t.Token_INDEX || w.at(0) == t.Token_ALTER && w.has(t.Token_DETACH)
+}
+
+// target is the name of the relation that the statement from token i on is about, for those that may be about a
+// temporary one: DROP and ALTER TABLE, VIEW, SEQUENCE, INDEX; CREATE INDEX, TRIGGER, RULE … ON; COMMENT ON.
+func target(w words, i int) string {
+	switch w.at(0) {
+	case t.Token_CREATE:
+		switch w.at(i) {
+		case t.Token_UNIQUE, t.Token_INDEX, t.Token_TRIGGER, t.Token_RULE, t.Token_STATISTICS:
+			if i = w.find(t.Token_ON); i < 0 {
+				return ""
+			}
+			return name(w, i+1)
+		}
+		return ""
+	case t.Token_COMMENT:
+		i = 2 // ON
+	case t.Token_DROP, t.Token_ALTER:
+	default:
+		return ""
+	}
+	switch w.at(i) {
+	case t.Token_TABLE, t.Token_VIEW, t.Token_SEQUENCE, t.Token_INDEX:
+		return name(w, i+1)
+	}
+	return ""
+}
+
+// name reads [IF [NOT] EXISTS] [ONLY] a[.b[.c]] from token i on.
+func name(w words, i int) string {
+	for w.at(i) == t.Token_IF_P || w.at(i) == t.Token_NOT || w.at(i) == t.Token_EXISTS || w.at(i) == t.Token_ONLY {
+		i++
+	}
+	if i >= len(w.tokens) {
+		return ""
+	}
+	last := i
+	for w.at(last+1) == '.' && last+2 < len(w.tokens) {
+		last += 2
+	}
+	return w.text[w.tokens[i].start:w.tokens[last].end]
+}

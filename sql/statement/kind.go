@@ -1,0 +1,62 @@
+package statement
+
+// Kind is what a statement means to a session.
+type Kind uint8
+
+// The kinds.
+const (
+	Unknown        Kind = iota // the lexer refused it, or it begins like nothing we know
+	Begin                      // BEGIN, START TRANSACTION
+	Commit                     // COMMIT, END
+	Rollback                   // ROLLBACK, ABORT
+	Savepoint                  // SAVEPOINT, RELEASE, ROLLBACK TO
+	PrepareTx                  // PREPARE TRANSACTION
+	FinishPrepared             // COMMIT PREPARED, ROLLBACK PREPARED
+	Read                       // writes nothing by its looks
+	Write                      // changes or locks rows, or may, as CALL does
+	CopyFrom                   // COPY … FROM
+	DDL                        // changes the catalog on all nodes
+	TempDDL                    // creates a temporary object, on this node only
+	Local                      // maintenance of this node: VACUUM, ALTER SYSTEM, CREATE DATABASE
+	Session                    // SET, SHOW, PREPARE, LISTEN: touches the session only
+	Refused                    // cannot be done in a cluster (yet)
+)
+
+var kindNames = [...]string{
+	"unknown", "begin", "commit", "rollback", "savepoint", "prepare transaction", "finish prepared", "read", "write",
+	"copy from", "ddl", "temporary ddl", "local", "session", "refused",
+}
+
+// String is the kind in words.
+func (k Kind) String() string { return kindNames[k] }
+
+// Flags say more of a statement.
+type Flags uint16
+
+// The flags.
+const (
+	AccessMode    Flags = 1 << iota // Begin, or SET TRANSACTION: says READ ONLY or READ WRITE
+	ReadOnly                        // … and it is READ ONLY
+	Chain                           // AND CHAIN
+	PlainDML                        // a top-level INSERT, UPDATE, DELETE or MERGE: no row is sent before it has done its work
+	Temporary                       // after it, this session's transactions may be such as cannot be prepared
+	ShowsReadOnly                   // names transaction_read_only or default_transaction_read_only
+	ShowsPrepared                   // names pg_prepared_statements
+	Unguarded                       // Local: does not run under default_transaction_read_only
+	OwnSchema                       // Read: takes rows from functions and tables of schema mtm only
+	Exclusive                       // names a catalog in a statement that could lock it for good
+)
+
+// Has reports whether all of f is set.
+func (s *Statement) Has(f Flags) bool { return s.Flags&f == f }
+
+// ReadsOrWrites reports whether the statement touches data, so that a node that is out of date must refuse it.
+func (s *Statement) ReadsOrWrites() bool {
+	switch s.Kind {
+	case Read:
+		return !s.Has(OwnSchema)
+	case Write, CopyFrom, DDL, TempDDL, Unknown:
+		return true
+	}
+	return false
+}
