@@ -36,6 +36,9 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 	t.age, t.deps, t.payload = p.Age, p.Deps, p.Payload
 	n.learnDeps(p.GID.Origin, p.Deps)
 	n.journal(t)
+	if _, up := n.peers[from]; !up && !t.orphan {
+		n.makeOrphan(t) // its last word before it was lost
+	}
 	t.local = localWaiting
 	n.waiting[t.gid] = t
 	t.waitsFor = n.unfinishedOf(t)

@@ -88,7 +88,8 @@ func (n *Node) captured(ev Captured) {
 		n.do(AckCapture{LSN: ev.LSN})
 		return
 	case t.journaled || t.outcome != undecided || ev.Payload.Has(mtm.PayloadEmpty):
-		if t.outcome == aborted && t.local == localFinished {
+		if t.outcome == aborted && (t.local == localFinished || t.local == localFinishing) {
+			// The rollback may have come too early and found nothing (Prepared.Unknown).
 			n.do(Finish{GID: ev.GID, Commit: false})
 		}
 		n.do(AckCapture{LSN: ev.LSN})

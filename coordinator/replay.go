@@ -78,7 +78,8 @@ func (n *Node) replayTxn(gid mtm.GID) *txn {
 // Start ends the replay. prepared lists what PostgreSQL holds prepared under our names. What the journal does not
 // know was never voted for, so it is rolled back; what it knows is finished, aborted or handed to the resolver.
 //
-// Nothing of an earlier life of this node may still be about to prepare when the list is made.
+// Nothing of an earlier life of this node may still be about to prepare or to finish when the list is made: a
+// transaction that is committed here behind our back could be seen by one whose Deps leave it out.
 func (n *Node) Start(prepared []mtm.GID) {
 	n.shadow = nil
 	n.started = true
@@ -111,7 +112,7 @@ func (n *Node) ownNumbers() {
 	s := n.seenOf(n.cfg.ID)
 	s.allDecided(n.next - 1)
 	for gid, t := range n.txns {
-		if gid.Origin == n.cfg.ID && t.outcome == undecided {
+		if gid.Origin == n.cfg.ID && t.outcome == undecided && t.local != localLost {
 			s.open[gid.Seq] = struct{}{}
 		}
 	}
@@ -140,6 +141,8 @@ func (n *Node) startTxn(t *txn, held bool) {
 	t.local = localLost
 	if held {
 		t.local = localPrepared
+	} else {
+		n.seenOf(t.gid.Origin).decided(t.gid.Seq) // it may be committed here, and seen by what comes
 	}
 	if t.gid.Origin == n.cfg.ID {
 		t.coord = &coord{members: n.gen.Members, sent: n.gen.Configured, prepared: true, replied: true}

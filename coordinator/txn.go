@@ -55,6 +55,7 @@ type txn struct {
 	retryAt  uint64           // when to say again what was not answered, or to start an attempt
 	backoff  uint64
 	seenN    uint64 // highest ballot number seen
+	attempts uint64 // made by this node since it became an orphan here
 }
 
 // coord is what the origin keeps of its own transaction.

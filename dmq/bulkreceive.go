@@ -37,7 +37,7 @@ func (s *server) Bulk(rpc grpc.ClientStreamingServer[mtmpb.BulkChunk, mtmpb.Bulk
 		if err := a.receive(rpc, s.q.cfg.Spills); err != nil {
 			a.release()
 			if !errors.Is(err, errStale) {
-				a.l.logger().Warn("large payload was not received", "error", err)
+				a.l.logger().Warn("large payload was not received", keyError, err)
 			}
 			return refusal(err)
 		}

@@ -69,7 +69,7 @@ func (l *link) runJob(ctx context.Context, j job) {
 			l.jobDone(j)
 			return
 		case errors.Is(err, fs.ErrNotExist): // its owner has dropped it: nobody needs it any more
-			l.logger().Info("large payload was dropped before it was sent", "error", err)
+			l.logger().Info("large payload was dropped before it was sent", keyError, err)
 			l.jobDone(j)
 			return
 		case ctx.Err() != nil:

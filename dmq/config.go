@@ -66,12 +66,24 @@ type Config struct {
 	OnHeartbeat    func(from mtm.NodeID, state []byte)
 }
 
+// The keys of what is logged.
+const (
+	keyPeer        = "peer"
+	keyError       = "error"
+	keyAddr        = "addr"
+	keyName        = "name"
+	keyMethod      = "method"
+	keyBody        = "body"
+	keyIncarnation = "incarnation"
+)
+
 const (
 	minBackoff     = 20 * time.Millisecond
 	maxBackoff     = 500 * time.Millisecond
 	maxState       = 4 << 10   // bytes of a heartbeat's state
 	maxGRPC        = 4 << 20   // bytes of one gRPC message
-	frameBytes     = 256 << 10 // a frame takes no further message once it has as much
+	frameBytes     = 64 << 10  // a frame takes no further message once it has as much: a heartbeat waits for all of it
+	unsentBytes    = 128 << 10 // at most so much waits in the kernel, and so before a heartbeat
 	ackEvery       = 256       // messages that may stay unacknowledged until the next heartbeat
 	ackBytes       = 1 << 20
 	bulkChunk      = 256 << 10

@@ -71,7 +71,8 @@ func lost(err error, n int) bool {
 func (l *link) dial(ctx context.Context) (cc *grpc.ClientConn, closeConn func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", l.addr)
+	dialer := net.Dialer{Control: limitUnsent}
+	raw, err := dialer.DialContext(ctx, "tcp", l.addr)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,6 +95,15 @@ func (l *link) dial(ctx context.Context) (cc *grpc.ClientConn, closeConn func(),
 		return nil, nil, err
 	}
 	return cc, func() { cc.Close(); raw.Close() }, nil
+}
+
+// limitUnsent sets TCP_NOTSENT_LOWAT: data that the network does not take yet shall wait with us and not in the kernel,
+// where a heartbeat would queue up behind it. A kernel that has no such option works all the same.
+func limitUnsent(_, _ string, c syscall.RawConn) error {
+	const tcpNotsentLowat = 0x19 // linux/tcp.h
+	return c.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotsentLowat, unsentBytes)
+	})
 }
 
 // oneConn lends gRPC one connection, once.

@@ -17,6 +17,10 @@
 //
 // LastAck is for leases: at what time the newest heartbeat was sent that the peer has acknowledged. Times are monotonic.
 //
+// What it costs: a message there and one back took 31 µs, and 6.6 µs each with 256 under way (TLS, loopback, both nodes
+// in one process, 2-core AMD EPYC, 2026-11-21, go test ./dmq -run xxx -bench . -benchtime 20000x); half of it is system
+// calls.
+//
 // The package knows nothing of what messages mean, keeps nothing on disk but the spill files it is given to fill, and
 // trusts a peer for no more than its certificate says.
 package dmq

@@ -82,7 +82,7 @@ func newLink(cfg *Config, node mtm.NodeID, addr string) *link {
 	return l
 }
 
-func (l *link) logger() *slog.Logger { return l.cfg.Logger.With("peer", int(l.node)) }
+func (l *link) logger() *slog.Logger { return l.cfg.Logger.With(keyPeer, int(l.node)) }
 
 // send queues an encoded message; what cannot be sent now is dropped.
 func (l *link) send(m *mtmpb.Message, size int) {
@@ -182,13 +182,13 @@ func (l *link) joinLocked() {
 		l.grace.Stop()
 		l.grace = nil
 	}
+	l.lastErr = ""
 	if l.up {
 		return
 	}
 	l.up = true
-	l.lastErr = ""
 	l.box.put(event{up: true, incarnation: l.theirs.incarnation})
-	l.logger().Info("peer is up", "incarnation", l.theirs.incarnation)
+	l.logger().Info("peer is up", keyIncarnation, l.theirs.incarnation)
 	l.broadcastLocked()
 }
 
@@ -230,7 +230,7 @@ func (l *link) downLocked(err error) {
 	l.stats.downs++
 	l.lastErr = err.Error()
 	l.box.put(event{down: true})
-	l.logger().Warn("peer is down", "error", err)
+	l.logger().Warn("peer is down", keyError, err)
 	l.broadcastLocked()
 }
 
@@ -287,7 +287,7 @@ func (l *link) failed(err error, lost bool) {
 	defer l.mu.Unlock()
 	if text := err.Error(); l.lastErr != text {
 		l.lastErr = text
-		l.logger().Info("cannot reach peer", "addr", l.addr, "error", err)
+		l.logger().Info("cannot reach peer", keyAddr, l.addr, keyError, err)
 	}
 	if lost && l.up {
 		l.downLocked(err)

@@ -73,7 +73,7 @@ func (q *Queue) Run(ctx context.Context) error {
 
 func (q *Queue) newServer() *grpc.Server {
 	s := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(q.cfg.ServerTLS)),
+		grpc.Creds(loggedTLS{credentials.NewTLS(q.cfg.ServerTLS), q.cfg.Logger}),
 		grpc.StreamInterceptor(q.cfg.admitStream), grpc.UnaryInterceptor(q.cfg.admitUnary),
 		grpc.MaxRecvMsgSize(maxGRPC), grpc.MaxSendMsgSize(maxGRPC),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(2*window),
@@ -97,7 +97,7 @@ func (q *Queue) Send(m mtm.Message) {
 	m.From = q.cfg.Node
 	l := q.links[m.To]
 	if l == nil {
-		q.cfg.Logger.Error("message to a node that is no peer", "to", int(m.To), "body", fmt.Sprintf("%T", m.Body))
+		q.cfg.Logger.Error("message to a node that is no peer", keyPeer, int(m.To), keyBody, fmt.Sprintf("%T", m.Body))
 		return
 	}
 	if up, _ := l.isUp(); !up {
@@ -105,7 +105,7 @@ func (q *Queue) Send(m mtm.Message) {
 	}
 	p := proto.EncodeMessage(m)
 	if _, err := proto.DecodeMessage(p); err != nil {
-		q.cfg.Logger.Error("message that cannot be sent", "to", int(m.To), "error", err)
+		q.cfg.Logger.Error("message that cannot be sent", keyPeer, int(m.To), keyError, err)
 		return
 	}
 	l.send(p, protobuf.Size(p))

@@ -102,7 +102,7 @@ func (q *Queue) hello(ctx context.Context, h *mtmpb.Hello) (*link, error) {
 	}
 	refuse := func(format string, args ...any) (*link, error) {
 		err := status.Errorf(codes.PermissionDenied, "dmq: "+format, args...)
-		q.cfg.Logger.Warn("peer refused", "name", name, "error", err)
+		q.cfg.Logger.Warn("peer refused", keyName, name, keyError, err)
 		return nil, err
 	}
 	from := mtm.NodeID(h.GetFrom())

@@ -5,6 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -76,7 +79,7 @@ func (c *Config) caller(ctx context.Context) (string, error) {
 func (c *Config) admit(ctx context.Context, method string) error {
 	name, err := c.caller(ctx)
 	if err != nil {
-		c.Logger.Warn("call refused", "method", method, "error", err)
+		c.Logger.Warn("call refused", keyMethod, method, keyError, err)
 		return err
 	}
 	if _, isNode := c.nodeOf(name); isNode {
@@ -85,7 +88,7 @@ func (c *Config) admit(ctx context.Context, method string) error {
 	if name == adminName && !strings.HasPrefix(method, "/"+mtmpb.Peer_ServiceDesc.ServiceName+"/") {
 		return nil
 	}
-	c.Logger.Warn("call refused", "method", method, "name", name)
+	c.Logger.Warn("call refused", keyMethod, method, keyName, name)
 	return status.Errorf(codes.PermissionDenied, "dmq: the certificate of %q does not allow %s", name, method)
 }
 
@@ -112,4 +115,25 @@ func (c *Config) admitStream(srv any, s grpc.ServerStream, info *grpc.StreamServ
 		return err
 	}
 	return next(srv, s)
+}
+
+// loggedTLS tells the operator of this node, too, who was not let in.
+type loggedTLS struct {
+	credentials.TransportCredentials
+	log *slog.Logger
+}
+
+func (t loggedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := t.TransportCredentials.ServerHandshake(raw)
+	switch {
+	case errors.Is(err, io.EOF): // somebody only looked whether the port is open
+		t.log.Debug("connection without a handshake", keyAddr, raw.RemoteAddr().String())
+	case err != nil:
+		t.log.Warn("connection refused", keyAddr, raw.RemoteAddr().String(), keyError, err)
+	}
+	return conn, info, err
+}
+
+func (t loggedTLS) Clone() credentials.TransportCredentials {
+	return loggedTLS{t.TransportCredentials.Clone(), t.log}
 }

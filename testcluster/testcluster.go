@@ -105,6 +105,9 @@ func keepOrRemove(t testing.TB, dir string, failed bool) {
 // Dev is the cluster below, for what has no method here.
 func (c *Cluster) Dev() *devcluster.Cluster { return c.c }
 
+// For is the same cluster for a test within the one that started it: failures are that test's, and sessions end with it.
+func (c *Cluster) For(t testing.TB) *Cluster { return &Cluster{t: t, c: c.c} }
+
 // Node is node id.
 func (c *Cluster) Node(id int) *Node { return &Node{c: c, ID: id} }
 

@@ -40,6 +40,7 @@ type commit struct {
 	done     chan *mtm.Error
 	began    time.Time
 	prepared time.Time
+	last     time.Time // when the last phase ended
 }
 
 func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, timeout, resolve time.Duration) *gate {
@@ -132,6 +133,7 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	g.preparing--
 	if c := g.waiting[gid]; c != nil {
 		c.prepared = time.Now()
+		c.last = c.prepared
 		g.metrics.phase("prepare", c.prepared.Sub(c.began))
 	}
 	if expect := g.expect.Load(); err == nil && !unknown && expect != nil {
@@ -170,6 +172,20 @@ func (g *gate) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 		return mtm.Unknown(gid, "The session ended first.")
 	case <-timer.C:
 		return mtm.Unknown(gid, "No quorum answered within resolve_timeout.")
+	}
+}
+
+// mark ends a phase of an own transaction, if somebody waits for it.
+func (g *gate) mark(gid mtm.GID, phase string) {
+	if gid.Origin != g.id {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.waiting[gid]; c != nil && !c.last.IsZero() {
+		now := time.Now()
+		g.metrics.phase(phase, now.Sub(c.last))
+		c.last = now
 	}
 }
 

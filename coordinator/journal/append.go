@@ -174,7 +174,7 @@ func (j *Journal) note(offset int64) {
 
 // fail makes err the journal's last word.
 func (j *Journal) fail(what string, err error) error {
-	j.failed = fmt.Errorf("journal: %s of %s: %w; the journal takes nothing more until the process is started anew",
-		what, j.segments[len(j.segments)-1].path, err)
+	j.failed = fmt.Errorf("journal: %s in %s: %w; the journal takes nothing more until the process is started anew",
+		what, j.dir, err)
 	return j.failed
 }

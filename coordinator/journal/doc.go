@@ -22,5 +22,19 @@
 //
 // It never interprets records, never deletes a spill file by itself but for unfinished ones, and never retries I/O.
 //
-// Why a log of our own and not hashicorp/raft-wal or bbolt: see the figures in bench_test.go.
+// # Why a log of our own
+//
+// What it takes to make one record of about 200 bytes durable (2026-11-21; go test ./coordinator/journal -run xxx -bench .
+// -benchtime 3000x; 2-core AMD EPYC, virtual disk, ext4):
+//
+//	write and fdatasync alone   113 µs
+//	this journal                113 µs
+//	hashicorp/raft-wal          110 µs
+//	bbolt                       256 µs
+//	this journal, without sync    0.9 µs
+//
+// On the same disk fallocate did as well as files filled with zeros (105 to 125 µs each, four runs), so segments are
+// only fallocated. raft-wal is as fast. It was not taken because each of its appends syncs, because it reads records without
+// comparing a checksum, and because it cuts its tail back to the last whole batch without telling damage to synced
+// records from a torn write.
 package journal

@@ -24,7 +24,7 @@ const (
 	minSegment     = 4 << 20
 )
 
-// hook is a named fail point; tests replace it. The points: create, write, sync.
+// hook is a named fail point; tests replace it. The points: create, write, sync, put.
 var hook = func(point string) error { return nil }
 
 // CorruptError is damage to what the journal promised to keep.
@@ -120,6 +120,9 @@ func (j *Journal) begin(fresh bool) error {
 		return &CorruptError{Path: j.logDir(), Index: j.first, What: "the log's files are gone"}
 	}
 	s, f, err := createSegment(j.logDir(), j.id, 1, j.size)
+	if err == nil { // the directories themselves, and state.db
+		err = errors.Join(syncDir(j.dir), syncDir(filepath.Dir(j.dir)))
+	}
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}

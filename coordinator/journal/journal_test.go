@@ -259,6 +259,19 @@ func failNext(t *testing.T, point string, err error) {
 	}
 }
 
+func TestFailedPutIsFinal(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	appendN(t, j, 3, true)
+	failNext(t, "put", syscall.EIO)
+	require.ErrorIs(t, j.Put("k", []byte("v")), syscall.EIO)
+	_, err := j.Append([]mtm.Record{forget(4)}, false)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.NoError(t, j.Close())
+	check(t, open(t, dir), 0, 3)
+	require.Error(t, open(t, t.TempDir()).Put("", nil))
+}
+
 func TestSpills(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, dir)

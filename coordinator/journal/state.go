@@ -89,25 +89,32 @@ func (j *Journal) Put(key string, value []byte) error {
 		return fmt.Errorf("journal: put %q: %d bytes, at most %d", key, len(value), maxValue)
 	}
 	j.mu.Lock()
-	err := j.failed
-	j.mu.Unlock()
-	if err != nil {
-		return err
+	defer j.mu.Unlock()
+	if j.failed != nil {
+		return j.failed
 	}
 	return j.put(bucketUser, key, value)
 }
 
 func (j *Journal) putState(key string, value []byte) error { return j.put(bucketOwn, key, value) }
 
+// put fails for good, as Append does: after an fsync that failed nobody knows what is on disk.
 func (j *Journal) put(bucket []byte, key string, value []byte) error {
-	err := j.state.Update(func(tx *bbolt.Tx) error {
+	if key == "" || len(key) > bbolt.MaxKeySize {
+		return fmt.Errorf("journal: put: a key of %d bytes", len(key))
+	}
+	err := hook("put")
+	if err != nil {
+		return j.fail("put", err)
+	}
+	err = j.state.Update(func(tx *bbolt.Tx) error {
 		if value == nil {
 			return tx.Bucket(bucket).Delete([]byte(key))
 		}
 		return tx.Bucket(bucket).Put([]byte(key), value)
 	})
 	if err != nil {
-		return fmt.Errorf("journal: put %q: %w", key, err)
+		return j.fail("put", err)
 	}
 	return nil
 }

@@ -271,8 +271,8 @@ func (s *session) failed(e expect, msg []byte) {
 	if e.op != 'Q' && e.op != 'F' {
 		s.skipping = true
 	}
-	if e.role != roleClient && code == "26000" && strings.Contains(field(msg[5:], 'M'), `"_mtm_`) {
-		s.have = [injCount]bool{} // somebody deallocated them
+	if e.role != roleClient && e.err == nil && code == "26000" && strings.Contains(field(msg[5:], 'M'), `"_mtm_`) {
+		s.have = [injCount]bool{} // somebody deallocated them (an error that was provoked is of a statement that never was)
 	}
 	cause := e.err
 	switch {

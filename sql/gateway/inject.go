@@ -86,8 +86,9 @@ func (s *session) inject(which injected, r role, params ...string) {
 	s.mu.Lock()
 	if !s.have[which] {
 		s.have[which] = true
+		s.toBackend = appendClose(s.toBackend, 'S', name) // what an error left in doubt may be there all the same
 		s.toBackend = appendParse(s.toBackend, name, injectedText[which])
-		s.push(expect{op: 'P', role: roleOurs, inj: which})
+		s.push(expect{op: 'C', role: roleOurs}, expect{op: 'P', role: roleOurs, inj: which})
 	}
 	s.toBackend = appendBind(s.toBackend, portal, name, params...)
 	s.toBackend = appendExecute(s.toBackend, portal)

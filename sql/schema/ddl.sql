@@ -47,6 +47,31 @@ BEGIN
           AND n.nspname NOT IN ('mtm', 'pg_catalog', 'information_schema');
 END $$;
 
+-- A cyclic sequence has bounds of its own on each node (sequences.sql), and PostgreSQL would refuse START or RESTART WITH a value
+-- between the user's bound and that. So before an ALTER the user's bounds come back; on_ddl sets ours again. This writes
+-- the catalog: an ALTER here would fire on_ddl at once. Those concerned are found by name, in the statement that the client
+-- sent; if it calls a function which alters some sequence, it may be any of them. Nearly always there is none.
+CREATE OR REPLACE FUNCTION mtm.before_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    any_of_them boolean;
+    sent text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM mtm.sequences WHERE set_min <> user_min OR set_max <> user_max) THEN
+        RETURN;
+    END IF;
+    sent := lower(current_query());
+    any_of_them := tg_tag = 'ALTER SEQUENCE' AND sent !~ 'alter\s+sequence';
+    UPDATE pg_sequence p SET seqmin = m.user_min, seqmax = m.user_max
+    FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid
+        LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+        LEFT JOIN pg_class o ON o.oid = d.refobjid
+    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
+        AND (p.seqmin, p.seqmax) = (m.set_min, m.set_max)
+        AND (any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0);
+END $$;
+
 CREATE OR REPLACE FUNCTION mtm.on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -72,6 +97,10 @@ BEGIN
             DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
         END IF;
     END LOOP;
+    -- What before_ddl opened and nobody altered.
+    UPDATE pg_sequence p SET seqmin = m.set_min, seqmax = m.set_max FROM mtm.sequences m
+    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
+        AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;

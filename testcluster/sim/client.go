@@ -111,7 +111,20 @@ func (c *client) permitted(gid mtm.GID) {
 	if w.chance(0.02) {
 		fails = &mtm.Error{Code: "23503", Msg: "deferred constraint"}
 	}
+	if !w.calm && w.chance(0.02) {
+		w.after(w.between(0, 3*ms), func() { c.disconnect(gid) })
+	}
 	c.n.pg.prepare(c.x, fails)
+}
+
+// disconnect: the gateway loses its connection to PostgreSQL while PREPARE runs; PREPARE goes on.
+func (c *client) disconnect(gid mtm.GID) {
+	if c.gid != gid || c.x.state != xactPreparing || c.x.pg.n.life != c.life || !c.x.pg.n.alive {
+		return
+	}
+	c.w.tracef("n%d client %d is disconnected while PREPARE runs", c.n.id, c.id)
+	c.ended(end{err: errShutdown, unknown: true})
+	c.x.ended = func(end) {}
 }
 
 // ended: the backend has answered PREPARE, or ended the transaction before.

@@ -66,13 +66,14 @@ func (n *node) cancelApply(gid mtm.GID) {
 	})
 }
 
-// finish runs COMMIT or ROLLBACK PREPARED. After a crash of mtmd one that was sent may still run.
+// finish runs COMMIT or ROLLBACK PREPARED. After a crash of mtmd one that was sent may still run,
+// until the next mtmd starts.
 func (n *node) finish(f coordinator.Finish, life uint64) {
 	w := n.w
 	w.after(w.between(50, 3*ms), func() {
 		gone := !n.alive || n.life != life
 		switch {
-		case gone && w.chance(0.5):
+		case gone && (n.alive || w.chance(0.5)):
 		case !n.pg.up && !gone:
 			w.after(w.between(1*ms, 20*ms), func() { n.finish(f, life) })
 		case n.pg.up:
@@ -120,17 +121,14 @@ func (n *node) newSpill(id int) string {
 	return name
 }
 
-// cleanSpills removes, at start, the files that the journal does not name.
+// cleanSpills removes, at start, the files that no transaction needs.
 func (n *node) cleanSpills() {
-	named := map[string]int{}
-	for _, r := range n.disk.records {
-		if p, ok := r.(mtm.RecPrepare); ok && p.Payload.Spill != "" {
-			if id, there := n.spills[p.Payload.Spill]; there {
-				named[p.Payload.Spill] = id
-			}
+	needed := n.brain.Spills()
+	for name := range n.spills {
+		if !needed[name] {
+			delete(n.spills, name)
 		}
 	}
-	n.spills = named
 }
 
 // gate gives permits to prepare, as the gateway's does.

@@ -18,7 +18,9 @@ type node struct {
 	born     uint64
 	brain    *coordinator.Node
 	inbox    []coordinator.Event
-	busy     bool // a turn is under way
+	busy     bool // a turn is under way, or will be
+	outbox   []coordinator.Ready
+	writing  bool // the journal's writer is at work
 	gate     gate
 	sessions []*client // connected now
 	spills   map[string]int
@@ -43,6 +45,7 @@ func (n *node) start() {
 	}
 	n.life++
 	n.alive, n.busy, n.born, n.inbox = true, true, w.now, nil
+	n.outbox, n.writing = nil, false
 	n.gate = gate{n: n}
 	cfg := w.plan.config()
 	cfg.ID = n.id
@@ -51,15 +54,15 @@ func (n *node) start() {
 	for _, r := range n.disk.records {
 		n.brain.Replay(r)
 	}
-	n.cleanSpills()
 	n.pg.endAll() // nothing of the earlier life may prepare after this
 	held := n.pg.preparedGIDs()
 	w.tracef("n%d START life %d, journal of %d records, prepared %v", n.id, n.life, len(n.disk.records), held)
+	n.cleanSpills()
 	n.brain.Start(held)
 	w.net.restarted(n.id)
 	n.pg.slot.reconnect()
 	n.tick(n.life)
-	n.perform(n.brain.Ready())
+	n.hand()
 }
 
 // crash ends the mtmd process at this very moment.
@@ -131,7 +134,8 @@ func (n *node) received(m mtm.Message) {
 	n.push(coordinator.Received{Message: m})
 }
 
-// turn drains some of the inbox, and does what the brain wants.
+// turn drains some of the inbox. What may happen at once does; the rest waits for the writer, and the brain goes on
+// meanwhile, as in mtmd.
 func (n *node) turn() {
 	k := min(len(n.inbox), 1+n.w.rng.IntN(n.w.batch))
 	for _, ev := range n.inbox[:k] {
@@ -139,12 +143,17 @@ func (n *node) turn() {
 		n.brain.Step(ev)
 	}
 	n.inbox = append(n.inbox[:0], n.inbox[k:]...)
-	n.perform(n.brain.Ready())
+	n.hand()
 }
 
-// perform carries out a Ready in its order; a crash may come before each single effect.
-func (n *node) perform(r coordinator.Ready) {
+// hand starts what may start at once, and queues the rest; a crash may come before each single effect.
+func (n *node) hand() {
+	r := n.brain.Ready()
 	n.w.traceReady(n, r)
+	if n.w.chance(n.w.compact) && len(n.disk.records) > 20 {
+		n.w.tracef("   n%d checkpoint", n.id)
+		r.Persist = append(r.Persist, n.brain.Checkpoint()...)
+	}
 	if !n.sendAll(r.Forward) || !n.actAll(r.Start) {
 		return
 	}
@@ -154,22 +163,42 @@ func (n *node) perform(r coordinator.Ready) {
 		}
 		r.Send = nil
 	}
-	sync := false
-	for _, rec := range r.Persist {
-		if !n.point(rec, 0) {
-			return
+	n.outbox = append(n.outbox, r)
+	if !n.writing {
+		n.writing = true
+		n.write()
+	}
+	n.turnDone()
+}
+
+// write journals what is queued, with one sync if any record wants it, and then lets the rest of it happen.
+func (n *node) write() {
+	batch := n.outbox
+	n.outbox = nil
+	sync, mark := false, -1
+	for _, r := range batch {
+		for _, rec := range r.Persist {
+			if !n.point(rec, 0) {
+				return
+			}
+			if _, ok := rec.(mtm.RecCheckpoint); ok {
+				mark = len(n.disk.records)
+			}
+			n.disk.append(rec)
+			sync = sync || rec.Sync()
 		}
-		n.disk.append(rec)
-		sync = sync || rec.Sync()
 	}
 	if !sync {
-		n.rest(r)
+		n.release(batch)
 		return
 	}
 	life := n.life
-	n.w.after(n.w.between(50, 2*ms), func() {
+	n.w.after(n.w.between(50, n.w.fsync), func() {
 		if n.alive && n.life == life && n.synced() {
-			n.rest(r)
+			if mark >= 0 {
+				n.disk.dropBefore(mark)
+			}
+			n.release(batch)
 		}
 	})
 }
@@ -182,22 +211,24 @@ func (n *node) synced() bool {
 	return n.point(pointSynced{}, 0)
 }
 
-// rest is what follows Persist.
-func (n *node) rest(r coordinator.Ready) {
-	if !n.sendAll(r.Send) || !n.actAll(r.Do) {
-		return
-	}
-	for _, rep := range r.Reply {
-		if !n.point(rep, 0) {
+// release is what follows Persist.
+func (n *node) release(batch []coordinator.Ready) {
+	for _, r := range batch {
+		if !n.sendAll(r.Send) || !n.actAll(r.Do) {
 			return
 		}
-		n.reply(rep)
+		for _, rep := range r.Reply {
+			if !n.point(rep, 0) {
+				return
+			}
+			n.reply(rep)
+		}
 	}
-	if n.w.chance(n.w.compact) && len(n.disk.records) > 20 {
-		n.compact()
-		return
+	n.writing = false
+	if len(n.outbox) > 0 {
+		n.writing = true
+		n.write()
 	}
-	n.turnDone()
 }
 
 func (n *node) turnDone() {
@@ -226,19 +257,6 @@ func (n *node) actAll(list []coordinator.Action) bool {
 		n.act(a)
 	}
 	return true
-}
-
-// compact appends a checkpoint in one piece and drops what precedes it, once it is durable.
-func (n *node) compact() {
-	at := len(n.disk.records)
-	n.disk.append(n.brain.Checkpoint()...)
-	life := n.life
-	n.w.after(n.w.between(50, 2*ms), func() {
-		if n.alive && n.life == life && n.synced() {
-			n.disk.dropBefore(at)
-			n.turnDone()
-		}
-	})
 }
 
 func (n *node) reply(r coordinator.Reply) {

@@ -119,7 +119,7 @@ func (pg *postgres) prepare(x *xact, fails *mtm.Error) {
 	x.state = xactPreparing
 	pg.w.after(pg.w.between(50, 4*ms), func() {
 		switch {
-		case x.state != xactPreparing:
+		case x.state != xactPreparing: // PostgreSQL crashed
 		case fails != nil:
 			pg.kill(x, fails)
 		default:

@@ -42,7 +42,8 @@ type plan struct {
 	limit           int     // Config.MaxInFlight
 	reserve         uint64
 	resolve, repeat uint64 // Config.ResolveAfter, Config.Retransmit, in ms
-	tick            uint64
+	tick, fsync     uint64 // between ticks; at most for a sync
+	awayChance      float64 // that one node comes back later than the others
 	plant           string
 }
 
@@ -55,9 +56,10 @@ func newPlan(r *rand.Rand, nodes int, plant string) plan {
 		faultsUntil: uint64(500+r.IntN(1500)) * ms,
 		delay:       pick[uint64](r, 1*ms, 5*ms, 30*ms), spikeMax: pick[uint64](r, 100*ms, 1*second),
 		cancel: pick(r, 0, 0.05), waitLoc: pick(r, 0, 0.3), spill: pick(r, 0, 0.2), empty: 0.05,
-		compact: pick(r, 0, 0.05, 0.2), batch: pick(r, 1, 3, 16),
+		compact: pick(r, 0, 0.05, 0.2), batch: pick(r, 1, 3, 16), awayChance: 0.3,
 		limit: pick(r, 1, 4, 100), reserve: pick[uint64](r, 3, 10, 1000),
 		resolve: pick[uint64](r, 20, 100), repeat: pick[uint64](r, 60, 300), tick: pick[uint64](r, 5*ms, 20*ms),
+		fsync: pick[uint64](r, 300, 2*ms, 20*ms),
 	}
 	switch r.IntN(8) {
 	case 0: // calm: conflicts only

@@ -38,6 +38,12 @@ type options struct {
 
 // run plays one seed and returns the violation it found, if any, and how many events it took.
 func run(seed uint64, o options) (uint64, error) {
+	w := newWorld(seed, o)
+	w.play()
+	return w.events, w.failure
+}
+
+func newWorld(seed uint64, o options) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x6d746d))
 	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant), out: o.trace}
 	w.check = newChecker(w)
@@ -48,6 +54,11 @@ func run(seed uint64, o options) (uint64, error) {
 		w.nodes = append(w.nodes, newNode(w, id))
 	}
 	w.net.init(w)
+	return w
+}
+
+// play runs until all is at rest, or an assertion fails.
+func (w *world) play() {
 	w.tracef("plan %+v", w.plan)
 	w.setTraps()
 	for _, n := range w.nodes {
@@ -68,7 +79,6 @@ func run(seed uint64, o options) (uint64, error) {
 		w.now = t.at
 		t.do()
 	}
-	return w.events, w.failure
 }
 
 func (w *world) at(when uint64, do func()) { w.queue.push(max(when, w.now), do) }
@@ -100,33 +110,62 @@ func (w *world) tracef(format string, args ...any) {
 	}
 }
 
-// beginCalm ends the faults: links heal, everything starts again, and soon all must be at rest.
+// beginCalm ends the faults: links heal, everything starts again, and soon all must be at rest. In some runs one node
+// stays away for a while, and the others must end what is in doubt without it.
 func (w *world) beginCalm() {
 	w.tracef("CALM")
 	w.calm = true
 	w.traps = nil
 	w.net.healAll()
+	var away *node
+	if w.chance(w.awayChance) {
+		away = w.nodes[w.rng.IntN(len(w.nodes))]
+		away.crash()
+		w.tracef("n%d stays away", away.id)
+	}
 	for _, n := range w.nodes {
-		if !n.pg.up {
-			w.after(w.between(1*ms, 50*ms), n.pg.start)
-		}
-		if !n.alive {
-			w.after(w.between(1*ms, 100*ms), n.start)
+		if n != away {
+			n.comeBack()
 		}
 	}
-	deadline := w.now + 120*second
-	var watch func()
-	watch = func() {
-		why := w.unrest()
-		switch {
-		case why == "":
-			w.check.final()
-			w.done = true
+	if away == nil {
+		w.waitFor(120*second, w.unrest, w.end)
+		return
+	}
+	w.waitFor(60*second, func() string { return w.inDoubt(away) }, func() {
+		w.tracef("n%d comes back", away.id)
+		away.comeBack()
+		w.waitFor(120*second, w.unrest, w.end)
+	})
+}
+
+func (n *node) comeBack() {
+	if !n.pg.up {
+		n.w.after(n.w.between(1*ms, 50*ms), n.pg.start)
+	}
+	if !n.alive {
+		n.w.after(n.w.between(1*ms, 100*ms), n.start)
+	}
+}
+
+// waitFor looks again and again until why says nothing any more; it must not take longer than limit.
+func (w *world) waitFor(limit uint64, why func() string, then func()) {
+	deadline := w.now + limit
+	var look func()
+	look = func() {
+		switch text := why(); {
+		case text == "":
+			then()
 		case w.now > deadline:
-			w.fail("S8 not at rest: %s", why)
+			w.fail("S8 not at rest: %s", text)
 		default:
-			w.after(50*ms, watch)
+			w.after(50*ms, look)
 		}
 	}
-	w.after(200*ms, watch)
+	w.after(200*ms, look)
+}
+
+func (w *world) end() {
+	w.check.final()
+	w.done = true
 }

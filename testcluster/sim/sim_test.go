@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestSeedsHoldAllInvariants(t *testing.T) {
+	done, events, seed, err := runMany(1, 300, 2, options{})
+	require.NoError(t, err, "go run ./testcluster/sim -seed %d -trace", seed)
+	require.EqualValues(t, 300, done)
+	require.NotZero(t, events)
+}
+
+func TestFiveNodesHoldAllInvariants(t *testing.T) {
+	_, _, seed, err := runMany(1, 60, 2, options{nodes: 5})
+	require.NoError(t, err, "go run ./testcluster/sim -nodes 5 -seed %d -trace", seed)
+}
+
+// A run must be the same each time, else a seed would be worth nothing.
+func TestRunsRepeatEventByEvent(t *testing.T) {
+	for seed := uint64(1); seed <= 5; seed++ {
+		var first, second bytes.Buffer
+		_, err1 := run(seed, options{trace: &first})
+		_, err2 := run(seed, options{trace: &second})
+		require.Equal(t, err1, err2)
+		require.True(t, bytes.Equal(first.Bytes(), second.Bytes()), "seed %d", seed)
+		require.NotZero(t, first.Len())
+	}
+}
+
+// What the assertions are worth: each fault that is planted must be found.
+func TestPlantedFaultsAreCaught(t *testing.T) {
+	for _, plant := range plants {
+		t.Run(plant, func(t *testing.T) {
+			done, _, seed, err := runMany(1, 20000, 2, options{plant: plant})
+			require.Error(t, err, "%d seeds did not find it", done)
+			t.Logf("caught by seed %d after %d: %v", seed, done, err)
+		})
+	}
+}
+
+// Work must be done in a run, else nothing is tested.
+func TestRunsCommitAndFail(t *testing.T) {
+	acks, fails := 0, 0
+	for seed := uint64(1); seed <= 40; seed++ {
+		w := newWorld(seed, options{})
+		w.play()
+		require.NoError(t, w.failure)
+		acks += w.check.acks
+		for _, r := range w.check.txns {
+			if r.failed != nil {
+				fails++
+			}
+		}
+	}
+	require.Greater(t, acks, 40*5)
+	require.Greater(t, fails, 40)
+}
+
+func TestQueueIsInOrder(t *testing.T) {
+	var q queue
+	for i := range 1000 {
+		q.push(uint64(i*7919%100), nil)
+	}
+	var last task
+	for range 1000 {
+		next, ok := q.pop()
+		require.True(t, ok)
+		require.True(t, next.at > last.at || next.at == last.at && next.seq > last.seq)
+		last = next
+	}
+	_, ok := q.pop()
+	require.False(t, ok)
+}
