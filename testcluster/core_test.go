@@ -40,33 +40,50 @@ func requireRows(t *testing.T, c *testcluster.Cluster, sql, want string) {
 	}
 }
 
-func TestCoreWriteAnywhereReadEverywhere(t *testing.T) {
+// TestCoreSQL is one cluster and one table or more for each thing that clients do.
+func TestCoreSQL(t *testing.T) {
 	c := three(t)
-	execute(t, c.Node(1), "CREATE TABLE t (id int PRIMARY KEY, v text)")
-	for i, n := range c.Nodes() {
-		execute(t, n, fmt.Sprintf("INSERT INTO t VALUES (%d, 'from %d')", i, n.ID))
-		requireRows(t, c, "SELECT count(*) FROM t", strconv.Itoa(i+1))
+	for _, one := range []struct {
+		name string
+		test func(*testing.T, *testcluster.Cluster)
+	}{
+		{"write anywhere, read everywhere", writeAnywhere},
+		{"blocks and savepoints", blocksAndSavepoints},
+		{"tables of many kinds", tablesOfManyKinds},
+		{"sequences never meet", sequencesNeverMeet},
+		{"copy both ways", copyBothWays},
+		{"conflicts end and lose nothing", conflictsLoseNothing},
+		{"pgbench on all at once", pgbenchOnAll},
+	} {
+		t.Run(one.name, func(t *testing.T) {
+			one.test(t, c.For(t))
+			c.For(t).RequireEqual()
+		})
 	}
-	execute(t, c.Node(2), "UPDATE t SET id = id + 10 WHERE id = 0", "DELETE FROM t WHERE id = 1")
-	requireRows(t, c, "SELECT * FROM t ORDER BY 1", "2|from 3\n10|from 1")
-	execute(t, c.Node(3), "TRUNCATE t")
-	requireRows(t, c, "SELECT count(*) FROM t", "0")
-	c.RequireEqual()
 }
 
-func TestCoreBlocksAndSavepoints(t *testing.T) {
-	c := three(t)
-	execute(t, c.Node(1), "CREATE TABLE t (id int PRIMARY KEY)")
-	execute(t, c.Node(2), "BEGIN", "INSERT INTO t VALUES (1)", "SAVEPOINT s", "INSERT INTO t VALUES (2)", "ROLLBACK TO s",
-		"INSERT INTO t VALUES (3)", "COMMIT")
-	requireRows(t, c, "SELECT * FROM t ORDER BY 1", "1\n3")
-	execute(t, c.Node(3), "BEGIN", "DELETE FROM t", "ROLLBACK")
-	requireRows(t, c, "SELECT count(*) FROM t", "2")
-	c.RequireEqual()
+func writeAnywhere(t *testing.T, c *testcluster.Cluster) {
+	execute(t, c.Node(1), "CREATE TABLE plain (id int PRIMARY KEY, v text)")
+	for i, n := range c.Nodes() {
+		execute(t, n, fmt.Sprintf("INSERT INTO plain VALUES (%d, 'from %d')", i, n.ID))
+		requireRows(t, c, "SELECT count(*) FROM plain", strconv.Itoa(i+1))
+	}
+	execute(t, c.Node(2), "UPDATE plain SET id = id + 10 WHERE id = 0", "DELETE FROM plain WHERE id = 1")
+	requireRows(t, c, "SELECT * FROM plain ORDER BY 1", "2|from 3\n10|from 1")
+	execute(t, c.Node(3), "TRUNCATE plain")
+	requireRows(t, c, "SELECT count(*) FROM plain", "0")
 }
 
-func TestCoreTablesOfManyKinds(t *testing.T) {
-	c := three(t)
+func blocksAndSavepoints(t *testing.T, c *testcluster.Cluster) {
+	execute(t, c.Node(1), "CREATE TABLE blocks (id int PRIMARY KEY)")
+	execute(t, c.Node(2), "BEGIN", "INSERT INTO blocks VALUES (1)", "SAVEPOINT s", "INSERT INTO blocks VALUES (2)", "ROLLBACK TO s",
+		"INSERT INTO blocks VALUES (3)", "COMMIT")
+	requireRows(t, c, "SELECT * FROM blocks ORDER BY 1", "1\n3")
+	execute(t, c.Node(3), "BEGIN", "DELETE FROM blocks", "ROLLBACK")
+	requireRows(t, c, "SELECT count(*) FROM blocks", "2")
+}
+
+func tablesOfManyKinds(t *testing.T, c *testcluster.Cluster) {
 	execute(t, c.Node(1),
 		"CREATE TYPE mood AS ENUM ('sad', 'glad')",
 		"CREATE DOMAIN positive AS int CHECK (VALUE > 0)",
@@ -100,11 +117,9 @@ func TestCoreTablesOfManyKinds(t *testing.T) {
 	requireRows(t, c, "SELECT count(*) FROM parts_high", "11")
 	requireRows(t, c, "SELECT * FROM keyless ORDER BY y", "1|a\n1|b")
 	requireRows(t, c, "SELECT small, length(big) FROM toasted", "2|160000")
-	c.RequireEqual()
 }
 
-func TestCoreSequencesNeverMeet(t *testing.T) {
-	c := three(t)
+func sequencesNeverMeet(t *testing.T, c *testcluster.Cluster) {
 	execute(t, c.Node(1), "CREATE TABLE s (id serial PRIMARY KEY, node int)")
 	for range 5 {
 		for _, n := range c.Nodes() {
@@ -112,26 +127,22 @@ func TestCoreSequencesNeverMeet(t *testing.T) {
 		}
 	}
 	requireRows(t, c, "SELECT count(*), count(DISTINCT id) FROM s", "30|30")
-	c.RequireEqual()
 }
 
-func TestCoreCopyBothWays(t *testing.T) {
-	c := three(t)
-	execute(t, c.Node(1), "CREATE TABLE t (id int PRIMARY KEY, v text)")
+func copyBothWays(t *testing.T, c *testcluster.Cluster) {
+	execute(t, c.Node(1), "CREATE TABLE copied (id int PRIMARY KEY, v text)")
 	conn := c.Node(2).Connect()
-	n, err := conn.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"id", "v"}, pgx.CopyFromSlice(10000, func(i int) ([]any, error) {
+	n, err := conn.CopyFrom(t.Context(), pgx.Identifier{"copied"}, []string{"id", "v"}, pgx.CopyFromSlice(10000, func(i int) ([]any, error) {
 		return []any{i, fmt.Sprint("row ", i)}, nil
 	}))
 	require.NoError(t, err)
 	require.EqualValues(t, 10000, n)
-	requireRows(t, c, "SELECT count(*), sum(id) FROM t", "10000|49995000")
-	out := c.Node(3).Psql("COPY (SELECT * FROM t ORDER BY id LIMIT 2) TO STDOUT")
+	requireRows(t, c, "SELECT count(*), sum(id) FROM copied", "10000|49995000")
+	out := c.Node(3).Psql("COPY (SELECT * FROM copied ORDER BY id LIMIT 2) TO STDOUT")
 	require.Equal(t, "0\trow 0\n1\trow 1", out)
-	c.RequireEqual()
 }
 
-func TestCoreConflictsEndAndLoseNothing(t *testing.T) {
-	c := three(t)
+func conflictsLoseNothing(t *testing.T, c *testcluster.Cluster) {
 	execute(t, c.Node(1), "CREATE TABLE counter (id int PRIMARY KEY, n int)", "INSERT INTO counter SELECT g, 0 FROM generate_series(1, 3) g")
 	const clients, rounds = 2, 20
 	errs := make(chan error)
@@ -144,7 +155,6 @@ func TestCoreConflictsEndAndLoseNothing(t *testing.T) {
 		require.NoError(t, <-errs)
 	}
 	requireRows(t, c, "SELECT sum(n) FROM counter", strconv.Itoa(3*clients*rounds))
-	c.RequireEqual()
 }
 
 // increment adds 1 to some row, rounds times, and tries again when it lost a conflict.
@@ -166,8 +176,7 @@ func increment(ctx context.Context, n *testcluster.Node, rounds int) error {
 	return nil
 }
 
-func TestCorePgbenchOnAllAtOnce(t *testing.T) {
-	c := three(t)
+func pgbenchOnAll(t *testing.T, c *testcluster.Cluster) {
 	runPgbench(t, c.Node(1), "-i", "-q", "-s", "1")
 	done := make(chan string)
 	for i, n := range c.Nodes() {
@@ -179,7 +188,6 @@ func TestCorePgbenchOnAllAtOnce(t *testing.T) {
 	}
 	requireRows(t, c, `SELECT sum(abalance) = (SELECT sum(bbalance) FROM pgbench_branches) AND sum(abalance) = (SELECT sum(tbalance)
 		FROM pgbench_tellers) AND sum(abalance) = (SELECT coalesce(sum(delta), 0) FROM pgbench_history) FROM pgbench_accounts`, "t")
-	c.RequireEqual()
 }
 
 // TestCoreAllDaemonsKilledDuringInserts: what was acknowledged is there, once, on all nodes. MTM_ROWS sets the number of

@@ -2,7 +2,9 @@ package testcluster_test
 
 import (
 	"context"
+	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"testing"
 	"time"
@@ -37,4 +39,16 @@ func atoi(t *testing.T, text string) int64 {
 	n, err := strconv.ParseInt(text, 10, 64)
 	require.NoError(t, err)
 	return n
+}
+
+var peakLine = regexp.MustCompile(`(?m)^VmHWM:\s*(\d+) kB`)
+
+// peakMemory is the most that mtmd of n ever had in memory, in bytes (VmHWM of proc(5)).
+func peakMemory(t *testing.T, n *testcluster.Node) int64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/" + itoa(n.Info().MtmdPid) + "/status")
+	require.NoError(t, err)
+	m := peakLine.FindStringSubmatch(string(text))
+	require.NotNil(t, m)
+	return atoi(t, m[1]) << 10
 }
