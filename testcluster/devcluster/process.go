@@ -22,13 +22,14 @@ type Proc struct {
 // pollEvery is the pause between two looks at a process or an address that is waited for.
 const pollEvery = 20 * time.Millisecond
 
-// Alive reports whether the process still runs; a zombie does not.
+// Alive reports whether the process still runs. A zombie does not, once its last thread has ended: until then it holds
+// its files and locks.
 func (p Proc) Alive() bool {
 	if p.Pid <= 0 {
 		return false
 	}
 	st, err := readStat(p.Pid)
-	return err == nil && st.state != 'Z' && st.state != 'X' && st.start == p.Start
+	return err == nil && st.start == p.Start && st.state != 'X' && (st.state != 'Z' || st.threads > 1)
 }
 
 // Stopped reports whether the process is frozen by SIGSTOP.
@@ -127,9 +128,10 @@ func (p Proc) killFamily(ctx context.Context) error {
 }
 
 type procStat struct {
-	state  byte
-	parent int
-	start  uint64
+	state   byte
+	parent  int
+	threads int
+	start   uint64
 }
 
 // readStat reads /proc/PID/stat (proc(5)). The command's name may hold spaces and brackets, so fields count from the
@@ -145,11 +147,12 @@ func readStat(pid int) (procStat, error) {
 		return procStat{}, fmt.Errorf("/proc/%d/stat is not understood", pid)
 	}
 	parent, err1 := strconv.Atoi(fields[1])
-	start, err2 := strconv.ParseUint(fields[19], 10, 64)
-	if err1 != nil || err2 != nil {
+	threads, err2 := strconv.Atoi(fields[17])
+	start, err3 := strconv.ParseUint(fields[19], 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil {
 		return procStat{}, fmt.Errorf("/proc/%d/stat is not understood", pid)
 	}
-	return procStat{state: fields[0][0], parent: parent, start: start}, nil
+	return procStat{state: fields[0][0], parent: parent, threads: threads, start: start}, nil
 }
 
 // command is a program to be run in the background.
