@@ -102,10 +102,7 @@ func (n *Node) decide(t *txn, commit bool) {
 }
 
 func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
-	if n.isForgotten(d.GID) {
-		return
-	}
-	if _, ok := n.outcomes[d.GID]; ok {
+	if _, ok := n.outcomes[d.GID]; ok || n.isForgotten(d.GID) {
 		n.send(d.GID.Origin, mtm.Finished{GID: d.GID})
 		return
 	}

@@ -120,6 +120,10 @@ func (n *Node) ownNumbers() {
 
 // rollBackStray ends a transaction that is prepared here and that this node never spoke of.
 func (n *Node) rollBackStray(gid mtm.GID) {
+	if n.isForgotten(gid) {
+		n.do(Finish{GID: gid}) // its PREPARE landed after its rollback: everybody knows that it is aborted
+		return
+	}
 	t := n.txns[gid]
 	if t == nil {
 		t = n.newTxn(gid)

@@ -25,7 +25,7 @@ type trap struct {
 	kind  string
 	after int
 	do    trapAction
-	lose  bool
+	late  uint64 // harm comes so long after the effect
 }
 
 // trapKinds are the effects around which the interesting interleavings are; often named ones are hit more often.
@@ -35,9 +35,21 @@ var trapKinds = []string{
 	"Finish", "Apply", "Prepare", "Synced", "Reply", "AckCapture", "Forget", "RecReserve", "RecForget",
 }
 
+// duelKinds are those in which resolvers and an origin compete.
+var duelKinds = []string{
+	"Accept", "Accept", "Accepted", "Collect", "Promised", "Promised", "Promised", "Decided", "RecPromise", "RecPromise",
+	"RecAccept", "RecAccept", "RecDecide", "Synced", "Vote",
+}
+
 func (w *world) setTraps() {
 	for range w.plan.traps {
 		t := &trap{kind: pick(w.rng, trapKinds...), after: w.rng.IntN(8)}
+		if w.duel {
+			t = &trap{kind: pick(w.rng, duelKinds...), after: w.rng.IntN(3)}
+		}
+		if w.rng.IntN(3) == 0 {
+			t.late = w.between(1, 3*ms)
+		}
 		t.do = trapAction(w.rng.IntN(int(trapLose) + 1))
 		if w.rng.IntN(2) == 0 {
 			t.node = mtm.NodeID(1 + w.rng.IntN(w.plan.nodes))
@@ -109,7 +121,16 @@ func (n *node) point(effect any, to mtm.NodeID) bool {
 		}
 		w.traps = append(w.traps[:i:i], w.traps[i+1:]...)
 		w.tracef("TRAP n%d before %s: %d", n.id, kind, t.do)
-		n.harm(t.do, to)
+		if t.late == 0 {
+			n.harm(t.do, to)
+			break
+		}
+		life := n.life
+		w.after(t.late, func() {
+			if n.life == life && !w.calm {
+				n.harm(t.do, to)
+			}
+		})
 		break
 	}
 	return n.alive
@@ -126,17 +147,10 @@ func (n *node) harm(do trapAction, to mtm.NodeID) {
 	case do == trapCrash || to == 0:
 		n.crash()
 	case do == trapLose:
-		w.net.loseNext = true
+		w.net.lose(to)
 	default:
 		w.cutFor(n.id, to, do == trapApart, w.between(5*ms, 600*ms))
 	}
-}
-
-// trapMessage reports whether a trap takes this message.
-func (w *world) trapMessage(mtm.Message) bool {
-	lose := w.net.loseNext
-	w.net.loseNext = false
-	return lose
 }
 
 func (w *world) cutFor(a, b mtm.NodeID, both bool, d uint64) {

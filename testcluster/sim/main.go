@@ -17,7 +17,7 @@ func main() {
 	seed := flag.Uint64("seed", 0, "run this seed only (with -seeds not given), or start from it")
 	trace := flag.Bool("trace", false, "print what happens")
 	plant := flag.String("plant", "", "fault to plant: "+strings.Join(plants, ", "))
-	nodes := flag.Int("nodes", 0, "3 or 5; 0: five in one seed out of eight")
+	nodes := flag.Int("nodes", 0, "1 to 16; 0: mostly three, sometimes two, four or five")
 	workers := flag.Int("workers", runtime.NumCPU(), "seeds run at a time")
 	flag.Parse()
 	if *plant != "" && !slices.Contains(plants, *plant) {

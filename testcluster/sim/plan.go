@@ -35,14 +35,15 @@ type plan struct {
 	linkEvery       uint64  // mean time between link faults; 0: none
 	crashEvery      uint64  // mean time between crashes; 0: none
 	traps           int     // faults bound to an effect, see faults.go
+	duel            bool    // about few transactions, and many who want to end them
 	cancel, waitLoc float64 // chances per transaction
 	spill, empty    float64
 	compact         float64 // chance of a checkpoint after a turn of the loop
 	batch           int     // events per turn, at most
 	limit           int     // Config.MaxInFlight
 	reserve         uint64
-	resolve, repeat uint64 // Config.ResolveAfter, Config.Retransmit, in ms
-	tick, fsync     uint64 // between ticks; at most for a sync
+	resolve, repeat uint64  // Config.ResolveAfter, Config.Retransmit, in ms
+	tick, fsync     uint64  // between ticks; at most for a sync
 	awayChance      float64 // that one node comes back later than the others
 	plant           string
 }
@@ -56,12 +57,15 @@ func newPlan(r *rand.Rand, nodes int, plant string) plan {
 		faultsUntil: uint64(500+r.IntN(1500)) * ms,
 		delay:       pick[uint64](r, 1*ms, 5*ms, 30*ms), spikeMax: pick[uint64](r, 100*ms, 1*second),
 		cancel: pick(r, 0, 0.05), waitLoc: pick(r, 0, 0.3), spill: pick(r, 0, 0.2), empty: 0.05,
-		compact: pick(r, 0, 0.05, 0.2), batch: pick(r, 1, 3, 16), awayChance: 0.3,
+		compact: pick(r, 0, 0.05, 0.2), batch: pick(r, 1, 3, 16),
 		limit: pick(r, 1, 4, 100), reserve: pick[uint64](r, 3, 10, 1000),
 		resolve: pick[uint64](r, 20, 100), repeat: pick[uint64](r, 60, 300), tick: pick[uint64](r, 5*ms, 20*ms),
 		fsync: pick[uint64](r, 300, 2*ms, 20*ms),
 	}
-	switch r.IntN(8) {
+	if nodes > 2 { // else no majority is left
+		p.awayChance = 0.3
+	}
+	switch r.IntN(10) {
 	case 0: // calm: conflicts only
 	case 1: // a lossy network
 		p.loss, p.dup, p.spike = 0.1, 0.1, 0.1
@@ -71,6 +75,10 @@ func newPlan(r *rand.Rand, nodes int, plant string) plan {
 		p.crashEvery, p.traps = 400*ms, 2
 	case 4: // crashes at chosen points
 		p.traps = 6
+	case 5, 6: // resolvers against each other and against an origin that is cut off, with crashes in between
+		p.duel, p.txns, p.keys, p.resolve, p.fsync = true, 2, 6, 20, pick[uint64](r, 300, 5*ms)
+		p.spike, p.spikeMax, p.dup, p.linkEvery, p.crashEvery = 0.25, 300*ms, 0.1, 60*ms, 200*ms
+		p.traps = r.IntN(10)
 	default: // everything
 		p.loss, p.dup, p.spike = pick(r, 0, 0.03), pick(r, 0, 0.05), pick(r, 0.02, 0.1)
 		p.linkEvery, p.crashEvery, p.slowDown = pick[uint64](r, 150*ms, 400*ms), pick[uint64](r, 300*ms, 900*ms), 0.4
@@ -95,8 +103,13 @@ func nodesFor(seed uint64, want int) int {
 	if want != 0 {
 		return want
 	}
-	if seed%8 == 7 {
+	switch seed % 16 {
+	case 3:
+		return 4
+	case 7, 15:
 		return 5
+	case 11:
+		return 2
 	}
 	return 3
 }
