@@ -27,13 +27,14 @@ const (
 	unknown               // no answer, or one that says so
 )
 
-// fateOf reads an answer. beforeCommit: COMMIT was not sent yet.
+// fateOf reads an answer. beforeCommit: COMMIT was not sent yet. pgconn.SafeToRetry is not asked: it says yes to the "conn
+// closed" that pgx gives when the connection broke while it waited for an answer.
 func fateOf(err error, beforeCommit bool) fate {
 	var pg *pgconn.PgError
 	switch {
 	case err == nil:
 		return committed
-	case beforeCommit, pgconn.SafeToRetry(err):
+	case beforeCommit:
 		return nowhere
 	case !errors.As(err, &pg):
 		return unknown
@@ -70,6 +71,7 @@ type load struct {
 
 	mu      sync.Mutex
 	fates   map[string]fate
+	answers map[string]error // what those got that were not acknowledged
 	codes   map[string]int // what went wrong, by SQLSTATE
 	wrong   []string       // violations seen while it ran
 	slowest time.Duration
@@ -82,7 +84,7 @@ type load struct {
 // newLoad makes the tables and a load that does not run yet.
 func newLoad(t testing.TB, c *testcluster.Cluster, clients int) *load {
 	t.Helper()
-	l := &load{clients: clients, app: "load", fates: map[string]fate{}, codes: map[string]int{}}
+	l := &load{clients: clients, app: "load", fates: map[string]fate{}, answers: map[string]error{}, codes: map[string]int{}}
 	for _, n := range c.Nodes() {
 		l.urls = append(l.urls, n.URL())
 	}
@@ -146,6 +148,7 @@ func (l *load) note(node int, id string, f fate, err error, took time.Duration) 
 		l.acked[node].Add(1)
 		return
 	}
+	l.answers[id] = err
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg):
@@ -313,7 +316,7 @@ func (l *load) checkEntries(t testing.TB, db *pgx.Conn) {
 		case f == committed && n == 0:
 			bad = append(bad, "S2: acknowledged, and lost: "+id)
 		case f == nowhere && n > 0:
-			bad = append(bad, "S4: refused, and there: "+id)
+			bad = append(bad, fmt.Sprintf("S4: refused, and there: %s: %v", id, l.answers[id]))
 		case n > 1:
 			bad = append(bad, fmt.Sprintf("%d times: %s", n, id))
 		}
