@@ -44,7 +44,7 @@ var duelKinds = []string{
 func (w *world) setTraps() {
 	for range w.plan.traps {
 		t := &trap{kind: pick(w.rng, trapKinds...), after: w.rng.IntN(8)}
-		if w.duel {
+		if w.mode == "duel" {
 			t = &trap{kind: pick(w.rng, duelKinds...), after: w.rng.IntN(3)}
 		}
 		if w.rng.IntN(3) == 0 {
