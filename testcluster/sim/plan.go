@@ -35,7 +35,7 @@ type plan struct {
 	slowDown        float64 // chance that the loss of a peer is noticed late
 	linkEvery       uint64  // mean time between link faults; 0: none
 	crashEvery      uint64  // mean time between crashes; 0: none
-	traps           int     // faults bound to an effect, see faults.go
+	traps, storms   int     // faults bound to an effect, see faults.go
 	cancel, waitLoc float64 // chances per transaction
 	spill, empty    float64
 	compact         float64 // chance of a checkpoint after a turn of the loop
@@ -91,9 +91,9 @@ func (p *plan) setFaults(r *rand.Rand) {
 		p.traps = 6
 	case "duel": // resolvers against each other and against an origin that is cut off, with crashes in between
 		p.clients, p.txns, p.keys, p.resolve, p.fsync = p.nodes, 2, 6, 20, pick[uint64](r, 300, 5*ms)
-		p.delay, p.spike, p.spikeMax, p.dup, p.loss = 30*ms, 0.2, pick[uint64](r, 100*ms, 300*ms), 0.2, 0.05
-		p.linkEvery, p.crashEvery = pick[uint64](r, 40*ms, 100*ms), pick[uint64](r, 0, 200*ms)
-		p.traps = r.IntN(12)
+		p.delay, p.spike, p.spikeMax, p.dup = 30*ms, 0.2, pick[uint64](r, 100*ms, 300*ms), 0.2
+		p.loss = pick(r, 0, 0.05)
+		p.storms, p.faultsUntil = 2, 1500*ms
 	default: // everything
 		p.loss, p.dup, p.spike = pick(r, 0, 0.03), pick(r, 0, 0.05), pick(r, 0.02, 0.1)
 		p.linkEvery, p.crashEvery, p.slowDown = pick[uint64](r, 150*ms, 400*ms), pick[uint64](r, 300*ms, 900*ms), 0.4

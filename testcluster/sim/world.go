@@ -62,6 +62,7 @@ func newWorld(seed uint64, o options) *world {
 func (w *world) play() {
 	w.tracef("plan %+v", w.plan)
 	w.setTraps()
+	w.setStorms()
 	for _, n := range w.nodes {
 		n.start()
 	}
