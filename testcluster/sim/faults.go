@@ -17,6 +17,7 @@ const (
 	trapCut   // the link breaks, one way
 	trapApart // the link breaks, both ways
 	trapLose  // this message is lost
+	trapStorm // the node is cut off, and short faults hit everybody for a while
 )
 
 // trap waits for an effect of a kind on a node, lets some of them pass, and then does harm.
@@ -35,18 +36,9 @@ var trapKinds = []string{
 	"Finish", "Apply", "Prepare", "Synced", "Reply", "AckCapture", "Forget", "RecReserve", "RecForget",
 }
 
-// duelKinds are those in which resolvers and an origin compete.
-var duelKinds = []string{
-	"Accept", "Accept", "Accepted", "Collect", "Promised", "Promised", "Promised", "Decided", "RecPromise", "RecPromise",
-	"RecAccept", "RecAccept", "RecDecide", "Synced", "Vote",
-}
-
 func (w *world) setTraps() {
 	for range w.plan.traps {
 		t := &trap{kind: pick(w.rng, trapKinds...), after: w.rng.IntN(8)}
-		if w.duel {
-			t = &trap{kind: pick(w.rng, duelKinds...), after: w.rng.IntN(3)}
-		}
 		if w.rng.IntN(3) == 0 {
 			t.late = w.between(1, 3*ms)
 		}
@@ -55,6 +47,35 @@ func (w *world) setTraps() {
 			t.node = mtm.NodeID(1 + w.rng.IntN(w.plan.nodes))
 		}
 		w.traps = append(w.traps, t)
+	}
+}
+
+// setStorms lets storms begin while a precommit is on its way; each must have calm weather before it, else nothing
+// would get that far.
+func (w *world) setStorms() {
+	for i := range w.plan.storms {
+		t := &trap{kind: pick(w.rng, "Accept", "Accept", "RecAccept", "Synced", "Vote"), after: w.rng.IntN(4), do: trapStorm}
+		w.at(uint64(i)*700*ms, func() { w.traps = append(w.traps, t) })
+	}
+}
+
+func (w *world) storm(n *node) {
+	for _, o := range w.nodes {
+		if o != n && w.chance(0.8) {
+			w.cutFor(n.id, o.id, w.chance(0.7), w.between(5*ms, 200*ms))
+		}
+	}
+	for range w.rng.IntN(14) {
+		w.after(w.between(1*ms, 250*ms), func() {
+			a, b := w.nodes[w.rng.IntN(len(w.nodes))], w.nodes[w.rng.IntN(len(w.nodes))]
+			switch {
+			case w.calm:
+			case w.chance(0.3):
+				a.crash()
+			case a != b:
+				w.cutFor(a.id, b.id, w.chance(0.5), w.between(2*ms, 100*ms))
+			}
+		})
 	}
 }
 
@@ -144,6 +165,8 @@ func (n *node) harm(do trapAction, to mtm.NodeID) {
 	case do == trapPower:
 		n.pg.crash()
 		n.crash()
+	case do == trapStorm:
+		w.storm(n)
 	case do == trapCrash || to == 0:
 		n.crash()
 	case do == trapLose:

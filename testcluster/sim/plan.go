@@ -24,6 +24,7 @@ const (
 
 // plan is what a seed decides before the run begins. Times in microseconds, chances in 0 to 1.
 type plan struct {
+	mode                       string // one of modes
 	nodes, clients, txns, keys int
 	faultsUntil                uint64 // end of the first phase
 
@@ -34,8 +35,7 @@ type plan struct {
 	slowDown        float64 // chance that the loss of a peer is noticed late
 	linkEvery       uint64  // mean time between link faults; 0: none
 	crashEvery      uint64  // mean time between crashes; 0: none
-	traps           int     // faults bound to an effect, see faults.go
-	duel            bool    // about few transactions, and many who want to end them
+	traps, storms   int     // faults bound to an effect, see faults.go
 	cancel, waitLoc float64 // chances per transaction
 	spill, empty    float64
 	compact         float64 // chance of a checkpoint after a turn of the loop
@@ -50,7 +50,7 @@ type plan struct {
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
-func newPlan(r *rand.Rand, nodes int, plant string) plan {
+func newPlan(r *rand.Rand, nodes int, plant, mode string) plan {
 	p := plan{
 		nodes: nodes, plant: plant,
 		clients: nodes + r.IntN(4), txns: 3 + r.IntN(6), keys: 2 + r.IntN(5),
@@ -65,26 +65,40 @@ func newPlan(r *rand.Rand, nodes int, plant string) plan {
 	if nodes > 2 { // else no majority is left
 		p.awayChance = 0.3
 	}
-	switch r.IntN(10) {
-	case 0: // calm: conflicts only
-	case 1: // a lossy network
+	drawn := pick(r, modes...)
+	if mode == "" {
+		mode = drawn
+	}
+	p.mode = mode
+	p.setFaults(r)
+	return p
+}
+
+// modes are what goes wrong in a run; those that are named twice are run twice as often.
+var modes = []string{"calm", "lossy", "links", "crashes", "traps", "duel", "duel", "all", "all", "all"}
+
+// setFaults draws the faults of the mode.
+func (p *plan) setFaults(r *rand.Rand) {
+	switch p.mode {
+	case "calm": // conflicts only
+	case "lossy":
 		p.loss, p.dup, p.spike = 0.1, 0.1, 0.1
-	case 2: // links come and go
+	case "links": // they come and go
 		p.linkEvery, p.spike, p.slowDown = 150*ms, 0.02, 0.3
-	case 3: // crashes
+	case "crashes":
 		p.crashEvery, p.traps = 400*ms, 2
-	case 4: // crashes at chosen points
+	case "traps": // harm at chosen points
 		p.traps = 6
-	case 5, 6: // resolvers against each other and against an origin that is cut off, with crashes in between
-		p.duel, p.txns, p.keys, p.resolve, p.fsync = true, 2, 6, 20, pick[uint64](r, 300, 5*ms)
-		p.spike, p.spikeMax, p.dup, p.linkEvery, p.crashEvery = 0.25, 300*ms, 0.1, 60*ms, 200*ms
-		p.traps = r.IntN(10)
+	case "duel": // resolvers against each other and against an origin that is cut off, with crashes in between
+		p.clients, p.txns, p.keys, p.resolve, p.fsync = p.nodes, 2, 6, 20, pick[uint64](r, 300, 5*ms)
+		p.delay, p.spike, p.spikeMax, p.dup = 30*ms, 0.2, pick[uint64](r, 100*ms, 300*ms), 0.2
+		p.loss = pick(r, 0, 0.05)
+		p.storms, p.faultsUntil = 2, 1500*ms
 	default: // everything
 		p.loss, p.dup, p.spike = pick(r, 0, 0.03), pick(r, 0, 0.05), pick(r, 0.02, 0.1)
 		p.linkEvery, p.crashEvery, p.slowDown = pick[uint64](r, 150*ms, 400*ms), pick[uint64](r, 300*ms, 900*ms), 0.4
 		p.traps = r.IntN(8)
 	}
-	return p
 }
 
 func (p plan) config() coordinator.Config {

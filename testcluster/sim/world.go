@@ -33,6 +33,7 @@ type world struct {
 type options struct {
 	nodes int
 	plant string
+	mode  string
 	trace io.Writer
 }
 
@@ -45,7 +46,7 @@ func run(seed uint64, o options) (uint64, error) {
 
 func newWorld(seed uint64, o options) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x6d746d))
-	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant), out: o.trace}
+	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant, o.mode), out: o.trace}
 	w.check = newChecker(w)
 	for i := 1; i <= w.plan.nodes; i++ {
 		w.all = w.all.With(mtm.NodeID(i))
@@ -61,6 +62,7 @@ func newWorld(seed uint64, o options) *world {
 func (w *world) play() {
 	w.tracef("plan %+v", w.plan)
 	w.setTraps()
+	w.setStorms()
 	for _, n := range w.nodes {
 		n.start()
 	}
