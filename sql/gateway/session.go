@@ -107,14 +107,13 @@ type session struct {
 	guardOff   bool  // the client turned the guard off
 	lexSafe    bool  // the lexer reads texts as PostgreSQL does
 	encodingOK bool
-	reading    bool // the client's goroutine waits for the client
-	woken      bool // … and was interrupted
-	wakeOnDone bool // interrupt it when syncs becomes 0
-	cancels    int  // cancel requests on their way
-	canceled   bool // by the client, during this unit
-	slow       bool // cancelled because it held a permit for too long
-	preparing  bool // PREPARE TRANSACTION is on its way, and what precedes it is done
-	unitSeq    uint64
+	reading    bool       // the client's goroutine waits for the client
+	woken      bool       // … and was interrupted
+	wakeOnDone bool       // interrupt it when syncs becomes 0
+	cancels    int        // cancel requests on their way
+	canceled   bool       // by the client, during this unit
+	slow       bool       // cancelled because it held a permit for too long
+	preparing  bool       // PREPARE TRANSACTION is on its way, and what precedes it is done
 	cause      *mtm.Error // Doom: what to tell instead of 57014
 	doomed     bool       // Doom: end the block
 	told       *mtm.Error // Doom: what to tell instead of the next 25P02
@@ -289,7 +288,6 @@ func (s *session) settle(ctx context.Context) error {
 	s.slow, s.canceled, s.preparing = false, false, false
 	cause := s.cause
 	s.cause = nil
-	s.unitSeq++
 	if guardOff {
 		s.guardOff = false
 	}
