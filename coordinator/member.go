@@ -215,6 +215,9 @@ func (n *Node) doneBy(t *txn, id mtm.NodeID) {
 		n.outcomes[t.gid] = t.outcome == committed
 		delete(n.txns, t.gid)
 		n.drop(t.payload)
+		if c.permitted {
+			n.do(Release{GID: t.gid})
+		}
 	}
 }
 

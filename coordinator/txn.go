@@ -60,13 +60,14 @@ type txn struct {
 
 // coord is what the origin keeps of its own transaction.
 type coord struct {
-	members  mtm.NodeSet
-	sent     mtm.NodeSet // were sent the payload, so may hold it
-	votes    mtm.NodeSet // voted yes
-	accepts  mtm.NodeSet // accepted ballot 0
-	done     mtm.NodeSet // have finished it
-	prepared bool        // PREPARE TRANSACTION was answered
-	replied  bool
+	members   mtm.NodeSet
+	sent      mtm.NodeSet // were sent the payload, so may hold it
+	votes     mtm.NodeSet // voted yes
+	accepts   mtm.NodeSet // accepted ballot 0
+	done      mtm.NodeSet // have finished it
+	prepared  bool        // PREPARE TRANSACTION was answered
+	replied   bool
+	permitted bool // by the gate of this life, which counts it
 }
 
 // attempt is one ballot of a resolver.

@@ -30,7 +30,7 @@ type gate struct {
 	below     uint64
 	limit     int
 	preparing int
-	inFlight  int                 // have no outcome yet
+	inFlight  int                 // are not finished everywhere
 	waiting   map[mtm.GID]*commit // until Wait has taken the outcome
 	changed   chan struct{}       // closed and replaced whenever somebody may go on
 }
@@ -141,8 +141,6 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	}
 	if err != nil || unknown {
 		delete(g.waiting, gid)
-		g.inFlight--
-		g.wake()
 	}
 	g.post(coordinator.Prepared{GID: gid, Err: err, Unknown: unknown})
 	g.closedIfIdle()
@@ -196,9 +194,15 @@ func (g *gate) Cancel(gid mtm.GID) { g.post(coordinator.Cancelled{GID: gid}) }
 func (g *gate) reply(r coordinator.Reply) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.inFlight--
 	if c := g.waiting[r.GID]; c != nil {
 		c.done <- r.Err
 	}
+}
+
+// release carries out coordinator.Release.
+func (g *gate) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inFlight--
 	g.wake()
 }
