@@ -72,8 +72,8 @@ type load struct {
 	mu      sync.Mutex
 	fates   map[string]fate
 	answers map[string]error // what those got that were not acknowledged
-	codes   map[string]int // what went wrong, by SQLSTATE
-	wrong   []string       // violations seen while it ran
+	codes   map[string]int   // what went wrong, by SQLSTATE
+	wrong   []string         // violations seen while it ran
 	slowest time.Duration
 	tx      atomic.Int64   // numbers transactions
 	acked   []atomic.Int64 // by node

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -139,4 +141,13 @@ func requireNonePrepared(t testing.TB, c *testcluster.Cluster) {
 // prepared lists mtm's prepared transactions of one PostgreSQL.
 func prepared(t testing.TB, db *pgx.Conn) []string {
 	return one[[]string](t, db, `SELECT coalesce(array_agg(gid), '{}') FROM pg_prepared_xacts WHERE gid LIKE 'mtm-%'`)
+}
+
+// sqlState is the SQLSTATE of an answer, or "" if err is none.
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
 }
