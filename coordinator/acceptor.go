@@ -28,6 +28,17 @@ func (n *Node) onAccept(from mtm.NodeID, a mtm.Accept) {
 	// The proposer persists its own acceptance before it asks, so two are certain by now.
 	if mtm.Nodes(from, n.cfg.ID).IsMajorityOf(n.gen.Configured) {
 		n.setOutcome(t, a.Commit)
+		return
+	}
+	n.mindResolver(t, a.Ballot)
+}
+
+// mindResolver: somebody has begun to resolve the transaction. Should nothing more be heard of it, this node goes on,
+// for the origin may wait for the resolver, and the resolver may be lost.
+func (n *Node) mindResolver(t *txn, b mtm.Ballot) {
+	if b.N > 0 && !t.orphan {
+		n.makeOrphan(t)
+		t.retryAt += 4 * n.cfg.ResolveAfter
 	}
 }
 
@@ -67,6 +78,7 @@ func (n *Node) onCollect(from mtm.NodeID, c mtm.Collect) {
 		t.promised = c.Ballot
 		n.persist(mtm.RecPromise{GID: c.GID, Ballot: c.Ballot})
 	}
+	n.mindResolver(t, c.Ballot)
 	n.send(from, mtm.Promised{GID: c.GID, Ballot: c.Ballot, Accepted: t.accepted, AcceptedCommit: t.acceptVal})
 }
 

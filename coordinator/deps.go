@@ -29,7 +29,7 @@ func (n *Node) seenOf(origin mtm.NodeID) *seen {
 
 // hear of a number: those between are open as well.
 func (s *seen) hear(seq uint64) {
-	if seq > s.upto+maxGap {
+	if seq > maxGap && seq-maxGap > s.upto {
 		s.upto = seq - maxGap
 	}
 	for s.upto < seq {

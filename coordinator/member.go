@@ -36,6 +36,9 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 	t.age, t.deps, t.payload = p.Age, p.Deps, p.Payload
 	n.learnDeps(p.GID.Origin, p.Deps)
 	n.journal(t)
+	if _, up := n.peers[from]; !up && !t.orphan {
+		n.makeOrphan(t) // its last word before it was lost
+	}
 	t.local = localWaiting
 	n.waiting[t.gid] = t
 	t.waitsFor = n.unfinishedOf(t)
@@ -99,10 +102,7 @@ func (n *Node) decide(t *txn, commit bool) {
 }
 
 func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
-	if n.isForgotten(d.GID) {
-		return
-	}
-	if _, ok := n.outcomes[d.GID]; ok {
+	if _, ok := n.outcomes[d.GID]; ok || n.isForgotten(d.GID) {
 		n.send(d.GID.Origin, mtm.Finished{GID: d.GID})
 		return
 	}
@@ -215,6 +215,9 @@ func (n *Node) doneBy(t *txn, id mtm.NodeID) {
 		n.outcomes[t.gid] = t.outcome == committed
 		delete(n.txns, t.gid)
 		n.drop(t.payload)
+		if c.permitted {
+			n.do(Release{GID: t.gid})
+		}
 	}
 }
 

@@ -12,7 +12,7 @@ func (n *Node) permitted(ev Permitted) {
 	t := n.newTxn(ev.GID)
 	t.age = ev.Age
 	t.local = localSession
-	t.coord = &coord{members: n.gen.Members}
+	t.coord = &coord{members: n.gen.Members, permitted: true}
 	n.next = max(n.next, ev.GID.Seq+1)
 	n.extendReserve()
 }

@@ -69,7 +69,6 @@ func (n *Node) tick(now uint64) {
 			continue
 		}
 		if t.orphan && t.outcome == undecided {
-			t.retryAt = now + n.cfg.ResolveAfter*(1+n.rank())
 			n.startAttempt(t)
 			continue
 		}

@@ -59,6 +59,12 @@ type CloseGate struct {
 	Reason *mtm.Error // what sessions are told if it lasts
 }
 
+// Release lets the gate give another permit: GID, which it gave, is finished on every node that held it. No event
+// comes back.
+type Release struct {
+	GID mtm.GID
+}
+
 // DropPayload removes a spill file that nobody needs any more. No event comes back.
 type DropPayload struct {
 	Spill string
@@ -70,6 +76,7 @@ func (Finish) action()      {}
 func (AckCapture) action()  {}
 func (OpenGate) action()    {}
 func (CloseGate) action()   {}
+func (Release) action()     {}
 func (DropPayload) action() {}
 
 // Reply tells a waiting client how its transaction ended: Err nil means committed where it must be.

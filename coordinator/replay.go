@@ -78,8 +78,9 @@ func (n *Node) replayTxn(gid mtm.GID) *txn {
 // Start ends the replay. prepared lists what PostgreSQL holds prepared under our names. What the journal does not
 // know was never voted for, so it is rolled back; what it knows is finished, aborted or handed to the resolver.
 //
-// Nothing of an earlier life of this node may still be about to prepare or to finish when the list is made: a
-// transaction that is committed here behind our back could be seen by one whose Deps leave it out.
+// Nothing of an earlier life of this node may still be about to apply or to finish when the list is made: a
+// transaction that is committed here behind our back could be seen by one whose Deps leave it out. A client's PREPARE
+// may land later: the slot delivers it, and it is rolled back.
 func (n *Node) Start(prepared []mtm.GID) {
 	n.shadow = nil
 	n.started = true
@@ -120,6 +121,10 @@ func (n *Node) ownNumbers() {
 
 // rollBackStray ends a transaction that is prepared here and that this node never spoke of.
 func (n *Node) rollBackStray(gid mtm.GID) {
+	if n.isForgotten(gid) {
+		n.do(Finish{GID: gid}) // its PREPARE landed after its rollback: everybody knows that it is aborted
+		return
+	}
 	t := n.txns[gid]
 	if t == nil {
 		t = n.newTxn(gid)

@@ -31,7 +31,15 @@ func (n *Node) rank() uint64 {
 	return rank
 }
 
+// nextAttempt is how long a node leaves the field to others after its own attempt: longer with each, for two that
+// compete in short periods could outbid each other for ever.
+func (n *Node) nextAttempt(t *txn) uint64 {
+	return n.cfg.ResolveAfter * (1 + n.rank()) << min(t.attempts, 5)
+}
+
 func (n *Node) startAttempt(t *txn) {
+	t.retryAt = n.now + n.nextAttempt(t)
+	t.attempts++
 	t.seenN = max(t.seenN, t.promised.N) + 1
 	at := &attempt{ballot: mtm.Ballot{N: t.seenN, Node: n.cfg.ID}, promises: mtm.Nodes(n.cfg.ID)}
 	at.best, at.commit = t.accepted, t.acceptVal
@@ -84,7 +92,7 @@ func (n *Node) onRejected(r mtm.Rejected) {
 	t.seenN = max(t.seenN, r.Promised.N)
 	if t.attempt != nil && t.attempt.ballot == r.Ballot {
 		t.attempt = nil
-		t.retryAt = n.now + n.cfg.ResolveAfter*n.rank()
+		t.retryAt = n.now + n.nextAttempt(t)
 	}
 	if t.coord != nil && r.Ballot == (mtm.Ballot{Node: n.cfg.ID}) && !t.orphan {
 		n.makeOrphan(t)

@@ -398,6 +398,8 @@ func describe(v any) string {
 		return fmt.Sprintf("OpenGate gen %d, %d to below %d, limit %d", v.Gen, v.First, v.Below, v.Limit)
 	case CloseGate:
 		return fmt.Sprintf("CloseGate: %s", v.Reason.Detail)
+	case Release:
+		return fmt.Sprintf("Release %s", v.GID)
 	case DropPayload:
 		return fmt.Sprintf("DropPayload %s", v.Spill)
 	case Reply:

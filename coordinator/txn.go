@@ -55,17 +55,19 @@ type txn struct {
 	retryAt  uint64           // when to say again what was not answered, or to start an attempt
 	backoff  uint64
 	seenN    uint64 // highest ballot number seen
+	attempts uint64 // made by this node since it became an orphan here
 }
 
 // coord is what the origin keeps of its own transaction.
 type coord struct {
-	members  mtm.NodeSet
-	sent     mtm.NodeSet // were sent the payload, so may hold it
-	votes    mtm.NodeSet // voted yes
-	accepts  mtm.NodeSet // accepted ballot 0
-	done     mtm.NodeSet // have finished it
-	prepared bool        // PREPARE TRANSACTION was answered
-	replied  bool
+	members   mtm.NodeSet
+	sent      mtm.NodeSet // were sent the payload, so may hold it
+	votes     mtm.NodeSet // voted yes
+	accepts   mtm.NodeSet // accepted ballot 0
+	done      mtm.NodeSet // have finished it
+	prepared  bool        // PREPARE TRANSACTION was answered
+	replied   bool
+	permitted bool // by the gate of this life, which counts it
 }
 
 // attempt is one ballot of a resolver.

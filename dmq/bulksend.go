@@ -61,7 +61,6 @@ func (l *link) takeJob(cancel context.CancelFunc) (job, bool) {
 
 // runJob sends j, again if the connection breaks, until the peer has it or ctx, the session's, is done.
 func (l *link) runJob(ctx context.Context, j job) {
-	wait := minBackoff
 	for n := 1; ctx.Err() == nil; n++ {
 		err := l.sendBulk(ctx, j)
 		switch code := status.Code(err); {
@@ -78,8 +77,7 @@ func (l *link) runJob(ctx context.Context, j job) {
 			l.downSession(j.mine, fmt.Errorf("large payload: %w", err))
 			return
 		}
-		sleep(ctx, jitter(wait))
-		wait = min(2*wait, maxBackoff)
+		sleep(ctx, jitter(backoff(n)))
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 // Sink takes what the queue brings. Calls about one peer come one at a time, in order; those about different peers may
 // overlap. A call may take its time, up to a point: heartbeats do not wait for it, but what arrives meanwhile counts
-// against MaxQueueBytes, and past that the link fails.
+// against MaxQueueBytes, and past that the link fails. When Run's context is done, a call must return: Run waits for it.
 type Sink interface {
 	Received(m mtm.Message)
 	PeerUp(node mtm.NodeID, incarnation uint64)
@@ -89,8 +89,9 @@ const (
 	bulkChunk      = 256 << 10
 	bulkTransfers  = 2 // at a time, per peer
 	bulkStall      = 20 * time.Second
-	window         = 2 << 20 // bytes in flight per stream
-	connectTimeout = 3 * time.Second
+	window         = 2 << 20                 // bytes in flight per stream
+	connectTimeout = 1500 * time.Millisecond // short: after a partition nobody answers the packets sent during it
+	longLived      = time.Second             // a stream that lasted so long is replaced at once
 )
 
 func (c *Config) check() error {

@@ -17,21 +17,28 @@ import (
 
 // run keeps the stream to the peer until ctx is done.
 func (l *link) run(ctx context.Context) error {
-	wait, fails := time.Duration(0), 0
+	wait, fails, short := time.Duration(0), 0, 0
 	for ctx.Err() == nil {
+		began, acked := time.Now(), l.ackedCount()
 		established, err := l.connect(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		switch {
+		case established:
+			// What broke may be the connection alone: again, at once. But not for ever at once, if it leads nowhere.
+			if fails, short = 0, short+1; time.Since(began) > longLived || l.ackedCount() > acked {
+				short = 0
+			}
+			if wait = 0; short > 2 {
+				wait = min(backoff(short-2), maxBackoff/5)
+			}
 		case errors.Is(err, errStale):
 			wait = minBackoff
-		case established:
-			wait, fails = 0, 0 // again, at once: what broke may be the connection alone
 		default:
 			fails++
 			l.failed(err, lost(err, fails))
-			wait = min(max(2*wait, minBackoff), maxBackoff)
+			wait = backoff(fails)
 		}
 		if !sleep(ctx, jitter(wait)) {
 			break
@@ -39,6 +46,9 @@ func (l *link) run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// backoff is how long to wait after the nth failure in a row: 20 ms, doubled each time, up to 500 ms.
+func backoff(n int) time.Duration { return min(minBackoff<<min(n-1, 10), maxBackoff) }
 
 // jitter spreads d over 75 to 125 %.
 func jitter(d time.Duration) time.Duration {

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second // the machine may be busy
 
 // pki makes certificates for a cluster named "test".
 func pki(t testing.TB, names ...string) string {
@@ -62,9 +62,12 @@ type seen struct {
 type sink struct {
 	mu      sync.Mutex
 	all     []seen
+	counts  counts
 	changed chan struct{}
 	block   chan struct{} // not nil: Received waits until it is closed
 }
+
+type counts struct{ ups, downs, messages int }
 
 func newSink() *sink { return &sink{changed: make(chan struct{})} }
 
@@ -72,6 +75,14 @@ func (s *sink) add(e seen) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = append(s.all, e)
+	switch {
+	case e.up:
+		s.counts.ups++
+	case e.down:
+		s.counts.downs++
+	default:
+		s.counts.messages++
+	}
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -93,12 +104,18 @@ func (s *sink) PeerDown(mtm.NodeID) { s.add(seen{down: true}) }
 // wait returns when enough says so of everything told so far.
 func (s *sink) wait(t testing.TB, what string, enough func(all []seen) bool) []seen {
 	t.Helper()
+	return s.waitCounts(t, what, func(counts) bool { return enough(s.all) })
+}
+
+// waitCounts does so by the counts; enough is called with s locked.
+func (s *sink) waitCounts(t testing.TB, what string, enough func(c counts) bool) []seen {
+	t.Helper()
 	limit := time.After(patience)
 	for {
 		s.mu.Lock()
-		all, changed := s.all[:len(s.all):len(s.all)], s.changed
+		ok, all, changed := enough(s.counts), s.all[:len(s.all):len(s.all)], s.changed
 		s.mu.Unlock()
-		if enough(all) {
+		if ok {
 			return all
 		}
 		select {
@@ -120,19 +137,17 @@ func count(all []seen, is func(seen) bool) (n int) {
 
 func (s *sink) waitUp(t testing.TB, n int) {
 	t.Helper()
-	s.wait(t, "PeerUp", func(all []seen) bool { return count(all, func(e seen) bool { return e.up }) >= n })
+	s.waitCounts(t, "PeerUp", func(c counts) bool { return c.ups >= n })
 }
 
 func (s *sink) waitDown(t testing.TB, n int) {
 	t.Helper()
-	s.wait(t, "PeerDown", func(all []seen) bool { return count(all, func(e seen) bool { return e.down }) >= n })
+	s.waitCounts(t, "PeerDown", func(c counts) bool { return c.downs >= n })
 }
 
 func (s *sink) waitMessages(t testing.TB, n int) []seen {
 	t.Helper()
-	return s.wait(t, fmt.Sprint(n, " messages"), func(all []seen) bool {
-		return count(all, func(e seen) bool { return e.message.Body != nil }) >= n
-	})
+	return s.waitCounts(t, fmt.Sprint(n, " messages"), func(c counts) bool { return c.messages >= n })
 }
 
 // node is a running queue.

@@ -71,7 +71,7 @@ type link struct {
 
 // counters only grow.
 type counters struct {
-	sent, received, connects, downs uint64
+	sent, acked, received, connects, downs uint64
 }
 
 func newLink(cfg *Config, node mtm.NodeID, addr string) *link {
@@ -272,6 +272,13 @@ func (l *link) close() {
 		l.grace.Stop()
 		l.grace = nil
 	}
+}
+
+// ackedCount is how many messages peers have acknowledged, ever.
+func (l *link) ackedCount() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stats.acked
 }
 
 // isUp reports whether the link is up, and gives a channel that is closed when that changes.

@@ -46,6 +46,7 @@ func (l *link) ackLocked(seq uint64) {
 		l.bytes -= l.queue[i].size
 		l.queue[i] = item{}
 	}
+	l.stats.acked += uint64(n)
 	l.queue = l.queue[n:]
 	l.first = seq + 1
 	l.sent = max(0, l.sent-n)

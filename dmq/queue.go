@@ -78,7 +78,7 @@ func (q *Queue) newServer() *grpc.Server {
 		grpc.MaxRecvMsgSize(maxGRPC), grpc.MaxSendMsgSize(maxGRPC),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(2*window),
 		grpc.WriteBufferSize(64<<10), grpc.ReadBufferSize(64<<10),
-		grpc.MaxConcurrentStreams(64), grpc.MaxHeaderListSize(16<<10), grpc.ConnectionTimeout(connectTimeout),
+		grpc.MaxConcurrentStreams(64), grpc.MaxHeaderListSize(16<<10), grpc.ConnectionTimeout(2*connectTimeout),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: 10 * time.Second, Time: 10 * time.Second, Timeout: 5 * time.Second}),

@@ -154,7 +154,7 @@ func (a *Applier) Run(ctx context.Context) error {
 // start learns what is prepared already: its own locks would stand in the way of applying it again.
 func (a *Applier) start(ctx context.Context) error {
 	for n := 1; ; n++ {
-		found, err := Prepared(ctx, a.cfg)
+		found, err := prepared(ctx, a.cfg, appApply) // not the Finisher's: it may run already
 		if err == nil {
 			a.mu.Lock()
 			defer a.mu.Unlock()

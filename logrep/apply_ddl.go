@@ -114,16 +114,20 @@ func (d *ddlMessage) names() []string {
 	return names
 }
 
-// enter sets everything as the client had it, until leave or the end of the transaction.
+// enter sets everything as the client had it, until leave or the end of the transaction. What this version of PostgreSQL
+// does not have is passed over. Planning is for whatever the text does, not for finding rows by key.
 func (d *ddlMessage) enter() string {
 	var b strings.Builder
+	b.WriteString("SELECT pg_catalog.set_config(n, v, true) FROM (VALUES ('enable_seqscan', 'on')")
 	for _, name := range d.names() {
 		value := d.Settings[name]
 		if name == "search_path" {
 			value = d.SearchPath
 		}
-		fmt.Fprintf(&b, "SELECT pg_catalog.set_config(%s, %s, true);", quoteLiteral(name), quoteLiteral(value))
+		fmt.Fprintf(&b, ", (%s, %s)", quoteLiteral(name), quoteLiteral(value))
 	}
+	b.WriteString(") s (n, v) WHERE pg_catalog.strpos(n, '.') > 0 " +
+		"OR pg_catalog.lower(n) IN (SELECT pg_catalog.lower(name) FROM pg_catalog.pg_settings);")
 	if d.SessionUser != "" {
 		fmt.Fprintf(&b, "SET LOCAL SESSION AUTHORIZATION %s;", quoteIdent(d.SessionUser))
 	}
@@ -135,7 +139,7 @@ func (d *ddlMessage) enter() string {
 
 // leave undoes enter: reset_val is what the worker's connection started with.
 func (d *ddlMessage) leave() string {
-	quoted := []string{}
+	quoted := []string{"'enable_seqscan'"}
 	for _, name := range d.names() {
 		quoted = append(quoted, quoteLiteral(strings.ToLower(name)))
 	}

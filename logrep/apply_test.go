@@ -180,3 +180,38 @@ func TestBadPayloadsAreRefused(t *testing.T) {
 	p.finish(good.gid, true)
 	require.Equal(t, 1, p.same("t"))
 }
+
+func TestCancel(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')")
+	cfg := p.b.cfg
+	cfg.MaxWorkers = 1
+	sink := newTestSink()
+	applier := NewApplier(cfg, sink)
+	p.run(applier.Run)
+	p.b.exec("BEGIN; UPDATE t SET v = 'b'; PREPARE TRANSACTION 'mtm-2-1-77'")
+	running, queued := p.prepare("UPDATE t SET v = 'c'"), p.prepare("INSERT INTO t VALUES (2, 'x')")
+	applier.Apply(running.gid, 0, running.p)
+	wait(t, sink.blocked, "Blocked")
+	applier.Apply(queued.gid, 0, queued.p)
+	applier.Cancel(mtm.GID{Origin: 3, Gen: 1, Seq: 1}) // unknown: ignored
+	for _, c := range []captured{queued, running} {
+		applier.Cancel(c.gid)
+		r := wait(t, sink.applied, "Applied")
+		require.Equal(t, c.gid, r.gid)
+		require.Equal(t, mtm.CodeSerialization, r.err.Code)
+		p.finish(c.gid, false)
+	}
+	p.b.exec("ROLLBACK PREPARED 'mtm-2-1-77'")
+	// In the middle of a large one, that is over before its end is read.
+	large := p.prepare("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1000, 200000) g")
+	applier.Apply(large.gid, 0, large.p)
+	until(t, "rows arrive", func() bool {
+		return len(p.b.rows("SELECT 1 FROM pg_stat_progress_copy WHERE datname = current_database() AND tuples_processed > 0")) > 0
+	})
+	applier.Cancel(large.gid)
+	require.NotNil(t, wait(t, sink.applied, "Applied").err)
+	applier.Apply(large.gid, 0, large.p) // and again, from the start
+	require.Nil(t, wait(t, sink.applied, "Applied").err)
+	p.finish(large.gid, true)
+	require.Equal(t, 199002, p.same("t"))
+}

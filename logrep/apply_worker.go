@@ -220,13 +220,12 @@ func (s *applySession) learn(rel *applyRel, q quirk) bool {
 
 // connect opens w's session. PostgreSQL may be restarting: it gets a moment.
 func (a *Applier) connect(ctx context.Context, w *applyWorker) (*applySession, error) {
+	a.setPID(w, 0) // that backend is gone, and its number may become somebody else's
 	deadline := time.Now().Add(connectPatience)
 	for n := 1; ; n++ {
 		s, err := a.cfg.openSession(ctx, w.id, appApply)
 		if err == nil {
-			a.mu.Lock()
-			w.pid = s.conn.PID()
-			a.mu.Unlock()
+			a.setPID(w, s.conn.PID())
 			return s, nil
 		}
 		var connect *pgconn.ConnectError
@@ -240,6 +239,12 @@ func (a *Applier) connect(ctx context.Context, w *applyWorker) (*applySession, e
 			return nil, err
 		}
 	}
+}
+
+func (a *Applier) setPID(w *applyWorker, pid uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w.pid = pid
 }
 
 // connectPatience is how long a worker tries to connect before the transaction is refused.

@@ -53,7 +53,7 @@ func TestDDLRunsInTheSurroundingsOfItsClient(t *testing.T) {
 	p := newPair(t, "DO $$ BEGIN CREATE ROLE ddl_owner; EXCEPTION WHEN duplicate_object THEN NULL; END $$", "CREATE SCHEMA s AUTHORIZATION ddl_owner")
 	p.a.exec("SET search_path = s, public; SET check_function_bodies = off; SET DateStyle = 'German'")
 	d := ddlMessage{Role: "ddl_owner", SessionUser: "postgres", SearchPath: "s, public",
-		Settings: map[string]string{"check_function_bodies": "off", "DateStyle": "German, DMY", "session_replication_role": "origin", "my.own": "1"}}
+		Settings: map[string]string{"check_function_bodies": "off", "DateStyle": "German, DMY", "session_replication_role": "origin", "my.own": "1", "not_in_this_version": "1"}}
 	d.Text = "CREATE TABLE t (id int PRIMARY KEY, d date DEFAULT '02.03.2024')"
 	f := d
 	f.Text = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT nothing FROM nowhere'"

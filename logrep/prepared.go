@@ -3,6 +3,7 @@ package logrep
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -25,13 +26,17 @@ type PreparedXact struct {
 // finish sessions that an earlier process left behind, and waits for them: one of them could still be preparing
 // something. So call it before Applier and Finisher run. Sessions of a gateway are not its business.
 func Prepared(ctx context.Context, cfg Config) ([]PreparedXact, error) {
-	cfg = cfg.withDefaults()
+	return prepared(ctx, cfg.withDefaults(), appApply, appFinish)
+}
+
+// prepared lists them after ending the sessions of apps.
+func prepared(ctx context.Context, cfg Config, apps ...string) ([]PreparedXact, error) {
 	conn, err := cfg.connect(ctx, appMonitor, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn(conn)
-	if err := endSessions(ctx, conn, "application_name IN ($1, $2)", appApply, appFinish); err != nil {
+	if err := endSessions(ctx, conn, "application_name = ANY ($1::text[])", "{"+strings.Join(apps, ",")+"}"); err != nil {
 		return nil, err
 	}
 	return listPrepared(ctx, conn)

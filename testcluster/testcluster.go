@@ -48,6 +48,9 @@ var mtmd = sync.OnceValues(func() (string, error) {
 // PostgreSQL on the machine the test is skipped, but in CI (CI set in the environment) it fails.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
+	if text := os.Getenv("MTM_PG_BINS"); text != "" && len(o.PgBins) == 0 {
+		o.PgBins = strings.Split(text, ":") // one per node: mixed versions
+	}
 	if _, err := devcluster.FindPgBin(); err != nil && len(o.PgBins) == 0 {
 		if os.Getenv("CI") == "" {
 			t.Skip(err)
@@ -298,6 +301,12 @@ func (n *Node) Start(env ...string) { n.c.t.Helper(); n.start(devcluster.Both, e
 
 // StartMtmd starts mtmd if it does not run; see Start.
 func (n *Node) StartMtmd(env ...string) { n.c.t.Helper(); n.start(devcluster.Mtmd, env) }
+
+// LaunchMtmd starts mtmd and waits for nothing: for one that is expected to die.
+func (n *Node) LaunchMtmd(env ...string) {
+	n.c.t.Helper()
+	n.c.do(func(ctx context.Context) error { return n.c.c.LaunchMtmd(ctx, n.ID, env...) })
+}
 
 // StartPostgres starts PostgreSQL if it does not run.
 func (n *Node) StartPostgres() { n.c.t.Helper(); n.start(devcluster.Postgres, nil) }

@@ -230,7 +230,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	l := &life{cluster: cluster, queue: queue}
 	acts := &actor{capture: capture, applier: applier, finisher: finisher, gate: d.gate, spills: d.journal.Spills(), log: d.log}
 	status := newPublisher(d, cluster)
-	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply}, d.metrics, d.log,
+	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark}, d.metrics, d.log,
 		func(s coordinator.Status) { l.status.Store(&s); d.onStatus(s); status.changed(s) })
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)

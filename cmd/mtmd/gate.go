@@ -30,7 +30,7 @@ type gate struct {
 	below     uint64
 	limit     int
 	preparing int
-	inFlight  int                 // have no outcome yet
+	inFlight  int                 // are not finished everywhere
 	waiting   map[mtm.GID]*commit // until Wait has taken the outcome
 	changed   chan struct{}       // closed and replaced whenever somebody may go on
 }
@@ -40,6 +40,7 @@ type commit struct {
 	done     chan *mtm.Error
 	began    time.Time
 	prepared time.Time
+	last     time.Time // when the last phase ended
 }
 
 func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, timeout, resolve time.Duration) *gate {
@@ -132,6 +133,7 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	g.preparing--
 	if c := g.waiting[gid]; c != nil {
 		c.prepared = time.Now()
+		c.last = c.prepared
 		g.metrics.phase("prepare", c.prepared.Sub(c.began))
 	}
 	if expect := g.expect.Load(); err == nil && !unknown && expect != nil {
@@ -139,8 +141,6 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	}
 	if err != nil || unknown {
 		delete(g.waiting, gid)
-		g.inFlight--
-		g.wake()
 	}
 	g.post(coordinator.Prepared{GID: gid, Err: err, Unknown: unknown})
 	g.closedIfIdle()
@@ -173,6 +173,20 @@ func (g *gate) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 	}
 }
 
+// mark ends a phase of an own transaction, if somebody waits for it.
+func (g *gate) mark(gid mtm.GID, phase string) {
+	if gid.Origin != g.id {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.waiting[gid]; c != nil && !c.last.IsZero() {
+		now := time.Now()
+		g.metrics.phase(phase, now.Sub(c.last))
+		c.last = now
+	}
+}
+
 // Cancel implements gateway.Commits.
 func (g *gate) Cancel(gid mtm.GID) { g.post(coordinator.Cancelled{GID: gid}) }
 
@@ -180,9 +194,15 @@ func (g *gate) Cancel(gid mtm.GID) { g.post(coordinator.Cancelled{GID: gid}) }
 func (g *gate) reply(r coordinator.Reply) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.inFlight--
 	if c := g.waiting[r.GID]; c != nil {
 		c.done <- r.Err
 	}
+}
+
+// release carries out coordinator.Release.
+func (g *gate) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inFlight--
 	g.wake()
 }

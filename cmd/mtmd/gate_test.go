@@ -34,6 +34,7 @@ func TestGateNumbersInOrderAndBoundsWhatIsInFlight(t *testing.T) {
 
 	g.Prepared(a, nil, false)
 	g.reply(coordinator.Reply{GID: a})
+	g.release()
 	require.Nil(t, g.Wait(t.Context(), mtm.GID{Origin: 1, Gen: 3, Seq: 99}).Err, "unknown transactions do not hang")
 	_, err = g.Permit(t.Context(), 0)
 	require.NoError(t, err)

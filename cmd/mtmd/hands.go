@@ -81,6 +81,8 @@ func (a *actor) act(action coordinator.Action) {
 		a.gate.allow(x)
 	case coordinator.CloseGate:
 		a.gate.forbid(x.Reason)
+	case coordinator.Release:
+		a.gate.release()
 	case coordinator.DropPayload:
 		if err := a.spills.Remove(x.Spill); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.Warn("remove a spill file", keyError, err)

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// serveHTTP answers /metrics, /status and /healthz until ctx ends. Nothing can be changed through it.
+// serveHTTP answers /metrics, /status, /healthz and /debug/pprof until ctx ends. Nothing can be changed through it.
 func (d *daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
@@ -26,6 +27,9 @@ func (d *daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 		}
 		_, _ = w.Write([]byte("online\n"))
 	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 1 << 16}
 	stopped := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stopped()

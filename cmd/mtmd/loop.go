@@ -24,9 +24,10 @@ const (
 
 // hands are the drivers, as the loop sees them. None of the calls may block for long.
 type hands struct {
-	send  func(mtm.Message)        // the queue to the peers
-	act   func(coordinator.Action) // logrep, the gate and the spill files
-	reply func(coordinator.Reply)  // the gate
+	send  func(mtm.Message)               // the queue to the peers
+	act   func(coordinator.Action)        // logrep, the gate and the spill files
+	reply func(coordinator.Reply)         // the gate
+	mark  func(gid mtm.GID, phase string) // the end of a phase of an own transaction
 }
 
 // loop owns the brain. One goroutine steps it; a second carries out what it says, in Ready's order, so that the brain
@@ -135,6 +136,9 @@ func (l *loop) step(ev coordinator.Event) bool {
 		return true
 	case coordinator.Captured:
 		failPoint("captured")
+		l.hands.mark(ev.GID, "capture")
+	case coordinator.Finished:
+		l.hands.mark(ev.GID, "commit_here")
 	}
 	return false
 }
@@ -180,6 +184,7 @@ func (l *loop) hand(ctx context.Context) error {
 	for _, a := range r.Start {
 		l.hands.act(a)
 	}
+	l.markPhases(r)
 	r.Forward, r.Start = nil, nil
 	if r.Empty() {
 		return nil
@@ -189,6 +194,21 @@ func (l *loop) hand(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// markPhases notes which phases of own commits this Ready ends.
+func (l *loop) markPhases(r coordinator.Ready) {
+	for _, rec := range r.Persist {
+		switch rec := rec.(type) {
+		case mtm.RecAccept:
+			l.hands.mark(rec.GID, "votes")
+		case mtm.RecDecide:
+			l.hands.mark(rec.GID, "precommit")
+		}
+	}
+	for _, rep := range r.Reply {
+		l.hands.mark(rep.GID, "commit_peers")
 	}
 }
 

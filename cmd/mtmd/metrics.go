@@ -47,7 +47,6 @@ func (m *metrics) committed(c *commit, err *mtm.Error) {
 	}
 	m.outcomes.WithLabelValues(code).Inc()
 	if err == nil {
-		m.phase("decide_and_finish", time.Since(c.prepared))
 		m.phase("total", time.Since(c.began))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ func child() {
 	for {
 		var batch []mtm.Record
 		for n := rand.IntN(20); n >= 0; n-- {
-			batch = append(batch, forget(j.Last()+1+uint64(len(batch))))
+			batch = append(batch, numbered(j.Last()+1+uint64(len(batch))))
 		}
 		sync := rand.IntN(3) > 0
 		if _, err := j.Append(batch, sync); err != nil {
@@ -66,9 +67,67 @@ func TestKilledProcessKeepsWhatItSynced(t *testing.T) {
 		require.True(t, errors.As(cmd.Wait(), &exit))
 		j := open(t, dir)
 		require.GreaterOrEqual(t, j.Last(), safe)
-		check(t, j, 0, j.Last())
+		require.NoError(t, j.Replay(0, func(index uint64, r mtm.Record) error {
+			if !reflect.DeepEqual(numbered(index), r) {
+				return fmt.Errorf("record %d is another", index)
+			}
+			return nil
+		}))
+		if safe > 500 {
+			require.NoError(t, j.Truncate(safe-500))
+		}
 		require.NoError(t, j.Close())
 	}
+	require.Greater(t, safe, uint64(500), "segments began and ended")
+}
+
+// numbered is a small record, and now and then one of 1 MiB, so that segments fill.
+func numbered(index uint64) mtm.Record {
+	if index%50 == 0 {
+		return big(index)
+	}
+	return forget(index)
+}
+
+// TestPowerCutKeepsWhatWasSynced plays a disk that lost some of the sectors that were not synced.
+func TestPowerCutKeepsWhatWasSynced(t *testing.T) {
+	const sector = 512
+	dir := t.TempDir()
+	r := rand.New(rand.NewPCG(1, 2))
+	j := open(t, dir)
+	for range 40 {
+		for n := r.IntN(10); n >= 0; n-- {
+			appendN(t, j, 1+r.IntN(10), r.IntN(2) == 0)
+		}
+		require.NoError(t, j.Flush())
+		synced := j.durable
+		path, end := lastSegment(j)
+		safe := endOf(t, path, synced)
+		crash(t, j)
+		for at := safe; at < end; at += sector - at%sector {
+			if r.IntN(2) == 0 {
+				patch(t, path, at, make([]byte, min(sector-at%sector, end-at))...)
+			}
+		}
+		j = open(t, dir)
+		require.GreaterOrEqual(t, j.Last(), synced)
+		check(t, j, 0, j.Last())
+	}
+}
+
+// endOf gives the offset behind the record of the given index.
+func endOf(t *testing.T, path string, index uint64) int64 {
+	t.Helper()
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	s := newScanner(f, segHeader, 1)
+	for s.next <= index {
+		_, ok, err := s.scan()
+		require.NoError(t, err)
+		require.True(t, ok)
+	}
+	return s.offset
 }
 
 // lastSegment gives the path of the newest segment and where its frames end.

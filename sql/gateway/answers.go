@@ -128,6 +128,7 @@ func (s *session) answer(typ byte, msg []byte) error {
 	case 'T', 'n':
 		if e.op == 'D' {
 			defer s.finish1()
+			visible = visible && !(typ == 'n' && e.quiet)
 		}
 	case '1', '2', '3':
 		s.acknowledged(e)
@@ -376,12 +377,10 @@ func (s *session) parameter(msg []byte) {
 	value, _, _ := cut(rest)
 	switch string(name) {
 	case "default_transaction_read_only":
-		if s.managed {
-			s.mu.Lock()
-			s.guardOff = string(value) == "off"
-			s.mu.Unlock()
-			return
-		}
+		s.mu.Lock()
+		s.guardOff = string(value) == "off"
+		s.mu.Unlock()
+		return
 	case "standard_conforming_strings":
 		s.mu.Lock()
 		s.lexSafe = string(value) == "on"

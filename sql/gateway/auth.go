@@ -72,7 +72,11 @@ func (s *session) authenticate(timeout time.Duration) error {
 
 // startParameter is parameter, during startup: the guard shows as what the client asked for.
 func (s *session) startParameter(msg []byte) {
-	if name, _, _ := cut(msg[5:]); s.managed && string(name) == "default_transaction_read_only" {
+	switch name, _, _ := cut(msg[5:]); {
+	case !s.managed:
+		s.emit(msg)
+		return
+	case string(name) == "default_transaction_read_only":
 		value := "off"
 		if s.clientReadOnly {
 			value = "on"

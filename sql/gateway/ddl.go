@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 
+	"mtm"
 	"mtm/sql/statement"
 )
 
@@ -77,8 +78,12 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 			piece += " READ WRITE"
 		}
 	case st.Kind == statement.Commit && tx == 'T':
+		if implicit {
+			s.warnNoBlock()
+		}
 		return s.commitPiece(ctx, st, age)
 	case st.Kind == statement.Rollback && implicit:
+		s.warnNoBlock()
 		implicit = false
 	case st.Kind == statement.Begin, st.Kind == statement.Commit, st.Kind == statement.Rollback, st.Kind == statement.Savepoint:
 	case tx == 'I' && !s.clientReadOnly:
@@ -109,6 +114,11 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 		err = s.waitReady()
 	}
 	return implicit, s.takeStep().err != nil, err
+}
+
+// warnNoBlock says what PostgreSQL says to an end of a block that nobody began.
+func (s *session) warnNoBlock() {
+	s.release(appendError(nil, 'N', "WARNING", &mtm.Error{Code: "25P01", Msg: "there is no transaction in progress"}))
 }
 
 // commitPiece is a COMMIT among several statements.

@@ -27,6 +27,7 @@ type meta struct {
 	def    *prepared // P: what it defines; E: what it runs
 	portal bool      // C: closes a portal
 	silent bool      // the answer is not for the client
+	simple bool      // D: of a Query that runs as a prepared statement; the client is not told NoData
 }
 
 // maxMetas bounds how many messages are looked at together.
@@ -117,9 +118,6 @@ func (s *session) describeMessage(m *meta, body []byte) bool {
 // describeParse classifies the text of a Parse, and gives a BEGIN the access mode that the guard would take from it.
 func (s *session) describeParse(m *meta, text string, params []byte) {
 	m.def = &prepared{}
-	if !s.managed {
-		return
-	}
 	stmts, ok := s.split(text)
 	if !ok || len(stmts) != 1 { // PostgreSQL refuses several; an empty one does nothing
 		if ok && len(stmts) == 0 {
@@ -211,6 +209,8 @@ func (s *session) appendMeta(m meta, again bool) {
 		e.parse = m.def
 	case 'C':
 		e.read = !m.portal
+	case 'D':
+		e.quiet = m.simple
 	case 'E':
 		e.read = m.kind() == statement.Read
 	}
@@ -278,7 +278,7 @@ func (s *session) syncBatch(ctx context.Context) error {
 		}
 	}
 	switch {
-	case !s.managed || tx == 'E' && !special || len(ran) == 0:
+	case tx == 'E' && !special || len(ran) == 0:
 	case unguarded && tx == 'I':
 		return s.unguardedBatch(metas)
 	case special:
@@ -316,7 +316,7 @@ func (s *session) guardBatch(ctx context.Context, u *unit) error {
 
 // refusalOf is refusal, for an Execute.
 func (s *session) refusalOf(ctx context.Context, m *meta, tx byte) *mtm.Error {
-	if !s.managed || tx == 'E' {
+	if tx == 'E' {
 		return nil
 	}
 	st := m.def.stmt
@@ -370,12 +370,12 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 		return err
 	}
 	tx := s.status()
-	if s.managed && tx != 'E' {
+	if tx != 'E' {
 		if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
 			return s.refuse(e)
 		}
 	}
-	wrap := s.managed && tx == 'I' && !s.clientReadOnly
+	wrap := tx == 'I' && !s.clientReadOnly
 	if wrap {
 		s.hold(true)
 		s.inject(injBegin, roleOurs)
@@ -392,7 +392,7 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 	if err := s.waitReady(); err != nil {
 		return err
 	}
-	_, err = s.conclude(ctx, &unit{stmts: []*statement.Statement{nil}}, s.takeStep(), false, now(), s.srv.conf.RetryAutocommit)
+	_, err = s.conclude(ctx, &unit{stmts: []*statement.Statement{nil}}, s.takeStep(), false, now(), s.srv.conf.RetryAutocommit+1)
 	return err
 }
 

@@ -26,7 +26,7 @@ const (
 const ddlSettings = `'{check_function_bodies,default_tablespace,default_table_access_method,default_toast_compression,` +
 	`default_with_oids,xmloption,DateStyle,IntervalStyle,TimeZone,standard_conforming_strings,array_nulls,` +
 	`transform_null_equals,lo_compat_privileges,bytea_output,extra_float_digits,lc_monetary,lc_numeric,lc_time,` +
-	`row_security,default_text_search_config,createrole_self_grant,quote_all_identifiers,` +
+	`row_security,default_text_search_config,createrole_self_grant,quote_all_identifiers,mtm.sequence_mode,` +
 	`backslash_quote,escape_string_warning}'`
 
 // ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there.
@@ -86,8 +86,9 @@ func (s *session) inject(which injected, r role, params ...string) {
 	s.mu.Lock()
 	if !s.have[which] {
 		s.have[which] = true
+		s.toBackend = appendClose(s.toBackend, 'S', name) // what an error left in doubt may be there all the same
 		s.toBackend = appendParse(s.toBackend, name, injectedText[which])
-		s.push(expect{op: 'P', role: roleOurs, inj: which})
+		s.push(expect{op: 'C', role: roleOurs}, expect{op: 'P', role: roleOurs, inj: which})
 	}
 	s.toBackend = appendBind(s.toBackend, portal, name, params...)
 	s.toBackend = appendExecute(s.toBackend, portal)

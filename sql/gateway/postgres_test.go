@@ -166,12 +166,13 @@ type fakeCommits struct {
 	seq      atomic.Uint64
 	permits  atomic.Int64 // out
 	mu       sync.Mutex
-	refuse   *mtm.Error                  // of Admit
-	conflict int                         // how many of the next Waits say 40001
-	hold     chan struct{}               // if not nil, Wait blocks until it is closed or Cancel comes
-	waits    chan mtm.GID                // if not nil, told when Wait begins
-	failed   []*mtm.Error                // of Prepared
-	unknown  int                         // of Prepared
+	refuse   *mtm.Error    // of Admit
+	conflict int           // how many of the next Waits say 40001
+	hold     chan struct{} // if not nil, Wait blocks until it is closed or Cancel comes
+	waits    chan mtm.GID  // if not nil, told when Wait begins
+	failed   []*mtm.Error  // of Prepared
+	unknown  int           // of Prepared
+	waited   []string
 	canceled map[mtm.GID]chan struct{}   // of Cancel
 	ages     []uint64                    // of Permit
 	onPermit func(context.Context) error // if not nil, asked first
@@ -239,6 +240,7 @@ func (f *fakeCommits) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 		f.conflict--
 	}
 	hold, waits := f.hold, f.waits
+	f.waited = append(f.waited, gid.String())
 	f.mu.Unlock()
 	verb := "COMMIT PREPARED"
 	var failure *mtm.Error
@@ -330,7 +332,13 @@ func start(t testing.TB, change ...func(*Config)) *harness {
 		require.Zero(t, fake.permits.Load(), "a permit was not given back")
 		left, err := pool.number(context.Background(), "select count(*) from pg_prepared_xacts")
 		require.NoError(t, err)
-		require.Zero(t, left, "a prepared transaction is left")
+		if left != 0 {
+			conn := <-pool.conns
+			rows, _ := conn.Query(context.Background(), "select gid || ' ' || prepared || ' now ' || now() from pg_prepared_xacts")
+			gids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			t.Errorf("prepared transactions are left: %v %v; failed: %v; waited: %v", gids, err, fake.failed, fake.waited)
+			pool.conns <- conn
+		}
 		pool.close()
 	})
 	addr := srv.Addrs()[0].(*net.TCPAddr)

@@ -67,13 +67,14 @@ func (s *session) goodbye(ctx context.Context, err error) {
 	}
 	s.client.SetWriteDeadline(time.Now().Add(time.Second))
 	var e *mtm.Error
+	errors.As(err, &e)
 	switch {
 	case len(fatal) > 0:
 	case ctx.Err() != nil:
 		fatal = appendError(nil, 'E', "FATAL", &mtm.Error{
 			Code: mtm.CodeAdminShutdown, Msg: "terminating connection due to administrator command",
 		})
-	case errors.As(err, &e):
+	case e != nil:
 		fatal = appendError(nil, 'E', "FATAL", e)
 	default:
 		fatal = appendError(nil, 'E', "FATAL", &mtm.Error{
@@ -82,6 +83,9 @@ func (s *session) goodbye(ctx context.Context, err error) {
 	}
 	s.drop()
 	s.release(fatal)
+	if e != nil && e.Code == mtm.CodeProtocol {
+		linger(s.client)
+	}
 }
 
 // passThrough copies bytes both ways, of a session that does not concern mtm.

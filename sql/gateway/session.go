@@ -28,7 +28,7 @@ type expect struct {
 	op    byte // the message that was sent: Q P B D E C S F
 	role  role
 	inj   injected   // op P, roleOurs: which
-	quiet bool       // op Q, S, F: the ReadyForQuery is not for the client
+	quiet bool       // op Q, S, F: the ReadyForQuery is not for the client; op D: nor is NoData
 	read  bool       // op E, Q: it writes nothing by its looks, whatever its tag says
 	shift int        // op Q: characters of the client's string before this part of it
 	parse *prepared  // op P: what it defines
@@ -107,14 +107,13 @@ type session struct {
 	guardOff   bool  // the client turned the guard off
 	lexSafe    bool  // the lexer reads texts as PostgreSQL does
 	encodingOK bool
-	reading    bool // the client's goroutine waits for the client
-	woken      bool // … and was interrupted
-	wakeOnDone bool // interrupt it when syncs becomes 0
-	cancels    int  // cancel requests on their way
-	canceled   bool // by the client, during this unit
-	slow       bool // cancelled because it held a permit for too long
-	preparing  bool // PREPARE TRANSACTION is on its way, and what precedes it is done
-	unitSeq    uint64
+	reading    bool       // the client's goroutine waits for the client
+	woken      bool       // … and was interrupted
+	wakeOnDone bool       // interrupt it when syncs becomes 0
+	cancels    int        // cancel requests on their way
+	canceled   bool       // by the client, during this unit
+	slow       bool       // cancelled because it held a permit for too long
+	preparing  bool       // PREPARE TRANSACTION is on its way, and what precedes it is done
 	cause      *mtm.Error // Doom: what to tell instead of 57014
 	doomed     bool       // Doom: end the block
 	told       *mtm.Error // Doom: what to tell instead of the next 25P02
@@ -283,13 +282,12 @@ func (s *session) settle(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	repeat, doomed, guardOff := s.repeat, s.doomed, s.guardOff && s.tx != 'E' && s.managed
+	repeat, doomed, guardOff := s.repeat, s.doomed, s.guardOff && s.tx != 'E'
 	u := s.guarded
 	s.repeat, s.doomed, s.guarded = false, false, nil
 	s.slow, s.canceled, s.preparing = false, false, false
 	cause := s.cause
 	s.cause = nil
-	s.unitSeq++
 	if guardOff {
 		s.guardOff = false
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"strings"
 
@@ -53,9 +54,6 @@ func (s *session) query(ctx context.Context, size int) error {
 	s.mu.Lock()
 	delete(s.stmts, "") // as PostgreSQL does
 	s.mu.Unlock()
-	if !s.managed {
-		return s.forward(false)
-	}
 	stmts, ok := s.split(text)
 	switch {
 	case !ok:
@@ -286,7 +284,7 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 	s.batch = appendExecute(s.batch, "")
 	at = append(at, len(s.batch))
 	for i, typ := range []byte("PBDE") {
-		u.metas = append(u.metas, meta{typ: typ, off: at[i], n: at[i+1] - at[i], silent: typ != 'E' && typ != 'D'})
+		u.metas = append(u.metas, meta{typ: typ, off: at[i], n: at[i+1] - at[i], silent: typ != 'E' && typ != 'D', simple: true})
 	}
 	u.ext = true
 	if s.status() == 'I' && !s.clientReadOnly {
@@ -298,16 +296,51 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 	return s.send()
 }
 
-// longQuery runs a Query too long for the lexer: as one statement, streamed.
+// longQuery runs a Query that is too long for the lexer: as one prepared statement, its text streamed through. It is not
+// tried again.
 func (s *session) longQuery(ctx context.Context, size int) error {
-	if err := s.cr.discard(size); err != nil {
+	if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
+		if err := s.cr.discard(size); err != nil {
+			return err
+		}
+		return s.refuse(e)
+	}
+	wrap := s.status() == 'I' && !s.clientReadOnly
+	s.resetStep(wrap)
+	if wrap {
+		s.hold(true)
+		s.inject(injBegin, roleOurs)
+	}
+	if err := s.cr.discard(5); err != nil {
 		return err
 	}
-	return s.refuse(&mtm.Error{
-		Code: "54000", Msg: fmt.Sprintf("a simple query of %d bytes is too long", size-6),
-		Detail: fmt.Sprintf("The limit is %d bytes.", statement.MaxText),
-		Hint:   "Send it as a prepared statement, with its values as parameters, or use COPY.",
-	})
+	text := size - 5
+	s.toBackend = append(s.toBackend, 'P')
+	s.toBackend = binary.BigEndian.AppendUint32(s.toBackend, uint32(4+1+text+2))
+	s.toBackend = append(s.toBackend, 0) // the unnamed statement
+	s.mu.Lock()
+	delete(s.stmts, "")
+	s.block.ran = true
+	s.push(expect{op: 'P', role: roleOurs, inj: injCount}, expect{op: 'B', role: roleOurs}, expect{op: 'D', quiet: true},
+		expect{op: 'E'})
+	s.mu.Unlock()
+	if err := s.relay(text); err != nil {
+		return err
+	}
+	s.toBackend = append(s.toBackend, 0, 0) // no parameter types
+	s.toBackend = appendBind(s.toBackend, "", "")
+	s.toBackend = appendDescribe(s.toBackend, 'P', "")
+	s.toBackend = appendExecute(s.toBackend, "")
+	s.sync(wrap)
+	if err := s.send(); err != nil || !wrap {
+		return err
+	}
+	if err := s.waitReady(); err != nil {
+		return err
+	}
+	once := s.srv.conf.RetryAutocommit + 1
+	_, err := s.conclude(ctx, &unit{stmts: []*statement.Statement{nil}}, s.takeStep(), false, now(), once)
+	return err
 }
 
 func asErrorOrNil(err error) *mtm.Error {

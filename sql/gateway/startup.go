@@ -151,6 +151,17 @@ func (c *prefixConn) Read(b []byte) (int, error) {
 func tell(conn net.Conn, e *mtm.Error) {
 	conn.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = conn.Write(appendError(nil, 'E', "FATAL", e))
+	linger(conn)
+}
+
+// linger reads a little of what the client still sends, before the connection is closed: to close it with something
+// unread would reset it, and he might never see why.
+func linger(conn net.Conn) {
+	if c, ok := conn.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {
+		return
+	}
+	conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	_, _ = io.CopyN(io.Discard, conn, 64<<10)
 }
 
 // startup is what a startup packet says.

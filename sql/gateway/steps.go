@@ -24,7 +24,7 @@ func (s *session) steps(ctx context.Context, end byte) error {
 		if s.ext.failed {
 			break
 		}
-		if s.ext.cur == 'I' && !s.ext.wrapped && s.managed && !s.clientReadOnly && needsBlock(metas[i:], end) {
+		if s.ext.cur == 'I' && !s.ext.wrapped && !s.clientReadOnly && needsBlock(metas[i:], end) {
 			s.inject(injBegin, roleOurs)
 			s.ext.wrapped = true
 		}
@@ -43,7 +43,7 @@ func (s *session) steps(ctx context.Context, end byte) error {
 		}
 		return s.send()
 	}
-	if s.ext.cur == 'I' && !s.ext.wrapped && s.managed && !s.clientReadOnly {
+	if s.ext.cur == 'I' && !s.ext.wrapped && !s.clientReadOnly {
 		// Only Parse, Describe and Close so far. What comes may need a block, and one that may write cannot begin once
 		// a Parse has looked at the catalog: end PostgreSQL's transaction, which did nothing.
 		s.sync(true)
@@ -135,7 +135,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		}
 		return end, nil
 	case statement.Commit:
-		if tx == 'T' && s.managed {
+		if tx == 'T' {
 			return end, s.commitStep(ctx, m, last && end == 'S')
 		}
 	case statement.Rollback:
@@ -143,7 +143,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 			s.ext.cur, s.ext.wrapped = 'I', false
 		}
 	case statement.DDL:
-		if s.managed && tx == 'T' {
+		if tx == 'T' {
 			s.injectDDL(m.def.stmt, m.def.text)
 			s.appendMeta(*m, false)
 			s.inject(injDDLEnd, roleOurs)

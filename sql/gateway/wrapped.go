@@ -77,8 +77,7 @@ func (s *session) attempt(ctx context.Context, u *unit, fast bool, age uint64, n
 // runStep sends what was appended and waits for its end.
 func (s *session) runStep(ctx context.Context, u *unit, fast bool) error {
 	if fast {
-		timer := s.watchSlow()
-		defer timer.Stop()
+		defer s.watchSlow()()
 	}
 	if err := s.send(); err != nil {
 		return err
@@ -180,14 +179,17 @@ func (s *session) rollback() error {
 	return s.waitReady()
 }
 
-// watchSlow cancels a statement that holds a permit for too long; attempt then runs it again without.
-func (s *session) watchSlow() *time.Timer {
+// watchSlow cancels a statement that holds a permit for too long; attempt then runs it again without. It does so again
+// and again: a cancel request that comes before PostgreSQL has begun the statement has no effect. stop ends it.
+func (s *session) watchSlow() (stop func()) {
+	after := s.srv.conf.SlowStatement
+	ended := false // under mu
+	var timer *time.Timer
 	s.mu.Lock()
-	seq := s.unitSeq
-	s.mu.Unlock()
-	return time.AfterFunc(s.srv.conf.SlowStatement, func() {
+	defer s.mu.Unlock()
+	timer = time.AfterFunc(after, func() {
 		s.mu.Lock()
-		if seq != s.unitSeq || s.step.done || s.syncs == 0 || s.gid.IsZero() || s.dead != nil {
+		if ended || s.step.done || s.syncs == 0 || s.dead != nil {
 			s.mu.Unlock()
 			return
 		}
@@ -195,5 +197,16 @@ func (s *session) watchSlow() *time.Timer {
 		s.cancels++
 		s.mu.Unlock()
 		s.cancelBackend()
+		s.mu.Lock()
+		if !ended {
+			timer.Reset(after)
+		}
+		s.mu.Unlock()
 	})
+	return func() {
+		s.mu.Lock()
+		ended = true
+		s.mu.Unlock()
+		timer.Stop()
+	}
 }

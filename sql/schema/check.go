@@ -200,7 +200,8 @@ func (c *checker) cluster() {
 	c.fatal("no_old_slots", len(c.f.MtmSlots) == 0, list(c.f.MtmSlots),
 		"Left by an earlier cluster. For each: SELECT pg_drop_replication_slot('…');")
 	c.fatal("no_old_origins", len(c.f.MtmOrigins) == 0, list(c.f.MtmOrigins),
-		"Left by an earlier cluster, or of a cluster in another database of this server. For each: SELECT pg_replication_origin_drop('…');")
+		"Left by an earlier cluster, or of one in another database of this server. For each: "+
+			"SELECT pg_replication_origin_drop('…');")
 	c.fatal("no_prepared_transactions", len(c.f.Prepared) == 0, list(c.f.Prepared),
 		"A replication slot cannot be made before they end. For each: COMMIT PREPARED '…'; or ROLLBACK PREPARED '…';")
 }
@@ -212,11 +213,13 @@ func (c *checker) content() {
 		detail = fmt.Sprintf("%d objects: %s", len(found), list(found))
 	}
 	c.fatal("empty", c.f.Empty() || c.p.MayHoldData, detail,
-		"The database must hold nothing when the cluster is made. Dump it (pg_dump), make an empty one, and restore the dump through the gateway.")
+		"The database must hold nothing when the cluster is made. Dump it (pg_dump), make an empty one, and restore the "+
+			"dump through the gateway.")
 	c.warn("large_objects", c.f.LargeObjects == 0, fmt.Sprintf("%d large objects", c.f.LargeObjects),
 		"Large objects are not replicated. Use bytea.")
 	c.warn("keys", len(c.f.Keyless) == 0, list(c.f.Keyless),
-		"Tables without a primary key are replicated by whole rows, which is slow for UPDATE and DELETE. For each: ALTER TABLE … ADD PRIMARY KEY (…);")
+		"Tables without a primary key are replicated by whole rows, which is slow for UPDATE and DELETE. For each: "+
+			"ALTER TABLE … ADD PRIMARY KEY (…);")
 	c.warn("unlogged_tables", len(c.f.Unlogged) == 0, list(c.f.Unlogged),
 		"Unlogged tables are local to each node. If that is not wanted: ALTER TABLE … SET LOGGED;")
 	c.warn("subscriptions", len(c.f.Subscriptions) == 0, list(c.f.Subscriptions),

@@ -4,15 +4,15 @@
 -- has no key gets FULL; who gets a key later goes back to it, unless the user chose FULL himself. This says what is to be
 -- done for a table and for what inherits from it: a partition loses its key with its parent.
 CREATE OR REPLACE FUNCTION mtm.identity_work(rel oid, OUT relid oid, OUT action text) RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    WITH RECURSIVE family(relid) AS (
-        VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.relid
+LANGUAGE plpgsql STABLE AS $$ -- not SQL, which would plan it anew each time
+BEGIN
+    RETURN QUERY WITH RECURSIVE family(member) AS (
+        VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.member
     ), t AS (
         SELECT c.oid, c.relreplident AS ident, m.relid IS NOT NULL AS ours,
             EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
                 AND CASE c.relreplident WHEN 'i' THEN x.indisreplident ELSE x.indisprimary END) AS has_key
-        FROM family f JOIN pg_class c ON c.oid = f.relid LEFT JOIN mtm.full_identity m ON m.relid = c.oid
+        FROM family f JOIN pg_class c ON c.oid = f.member LEFT JOIN mtm.full_identity m ON m.relid = c.oid
         WHERE c.relkind = 'r' AND c.relpersistence = 'p'
     )
     SELECT t.oid, w.action
@@ -21,7 +21,7 @@ BEGIN ATOMIC
         WHEN t.ours AND t.ident = 'f' AND t.has_key THEN 'default'
         WHEN t.ours AND t.ident <> 'f' THEN 'forget' END) AS w(action)
     WHERE w.action IS NOT NULL;
-END;
+END $$;
 
 CREATE OR REPLACE FUNCTION mtm.set_identity(rel oid, action text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = replica AS $$
@@ -45,6 +45,31 @@ BEGIN
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL mtm.identity_work(c.oid) w
         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
           AND n.nspname NOT IN ('mtm', 'pg_catalog', 'information_schema');
+END $$;
+
+-- A cyclic sequence has bounds of its own on each node (sequences.sql), and PostgreSQL would refuse START or RESTART WITH a value
+-- between the user's bound and that. So before an ALTER the user's bounds come back; on_ddl sets ours again. This writes
+-- the catalog: an ALTER here would fire on_ddl at once. Those concerned are found by name, in the statement that the client
+-- sent; if it calls a function which alters some sequence, it may be any of them. Nearly always there is none.
+CREATE OR REPLACE FUNCTION mtm.before_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    any_of_them boolean;
+    sent text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM mtm.sequences WHERE set_min <> user_min OR set_max <> user_max) THEN
+        RETURN;
+    END IF;
+    sent := lower(current_query());
+    any_of_them := tg_tag = 'ALTER SEQUENCE' AND sent !~ 'alter\s+sequence';
+    UPDATE pg_sequence p SET seqmin = m.user_min, seqmax = m.user_max
+    FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid
+        LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+        LEFT JOIN pg_class o ON o.oid = d.refobjid
+    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
+        AND (p.seqmin, p.seqmax) = (m.set_min, m.set_max)
+        AND (any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0);
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.on_ddl() RETURNS event_trigger
@@ -72,6 +97,10 @@ BEGIN
             DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
         END IF;
     END LOOP;
+    -- What before_ddl opened and nobody altered.
+    UPDATE pg_sequence p SET seqmin = m.set_min, seqmax = m.set_max FROM mtm.sequences m
+    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
+        AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;

@@ -73,6 +73,8 @@ func userObject(catalog, namespace string) string {
 		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = '` + catalog + `'::regclass AND d.objid = o.oid AND d.deptype = 'e')`
 }
 
+var userRelation = userObject("pg_class", "relnamespace")
+
 var factsSQL = `SELECT current_setting('server_version_num')::int,
 	(SELECT system_identifier::text FROM pg_control_system()),
 	current_database(), current_user::text,
@@ -88,13 +90,16 @@ var factsSQL = `SELECT current_setting('server_version_num')::int,
 	(SELECT count(*) FROM pg_stat_replication),
 	(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
 	d.datconnlimit,
-	ARRAY(SELECT o.oid::regclass::text FROM pg_class o WHERE o.relkind IN ('r', 'p') AND ` + userObject("pg_class", "relnamespace") + ` ORDER BY 1 LIMIT $2),
-	ARRAY(SELECT o.oid::regclass::text FROM pg_class o WHERE o.relkind = 'r' AND o.relpersistence = 'p' AND ` + userObject("pg_class", "relnamespace") + `
-		AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = o.oid AND x.indisvalid AND x.indimmediate
+	ARRAY(SELECT o.oid::regclass::text FROM pg_class o
+		WHERE o.relkind IN ('r', 'p') AND ` + userRelation + ` ORDER BY 1 LIMIT $2),
+	ARRAY(SELECT o.oid::regclass::text FROM pg_class o
+		WHERE o.relkind = 'r' AND o.relpersistence = 'p' AND ` + userRelation + `
+			AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = o.oid AND x.indisvalid AND x.indimmediate
 			AND (x.indisprimary OR x.indisreplident)) ORDER BY 1 LIMIT $2),
-	ARRAY(SELECT o.oid::regclass::text FROM pg_class o WHERE o.relkind = 'r' AND o.relpersistence = 'u' AND ` + userObject("pg_class", "relnamespace") + ` ORDER BY 1 LIMIT $2),
+	ARRAY(SELECT o.oid::regclass::text FROM pg_class o
+		WHERE o.relkind = 'r' AND o.relpersistence = 'u' AND ` + userRelation + ` ORDER BY 1 LIMIT $2),
 	ARRAY(SELECT pg_describe_object('pg_class'::regclass, o.oid, 0) FROM pg_class o
-			WHERE o.relkind NOT IN ('r', 'p', 'i', 'I', 't') AND ` + userObject("pg_class", "relnamespace") + `
+			WHERE o.relkind NOT IN ('r', 'p', 'i', 'I', 't') AND ` + userRelation + `
 		UNION ALL SELECT pg_describe_object('pg_proc'::regclass, o.oid, 0) FROM pg_proc o WHERE ` + userObject("pg_proc", "pronamespace") + `
 		UNION ALL SELECT pg_describe_object('pg_type'::regclass, o.oid, 0) FROM pg_type o
 			WHERE o.typtype IN ('d', 'e', 'r') AND ` + userObject("pg_type", "typnamespace") + `

@@ -213,16 +213,17 @@ func Uninstall(ctx context.Context, conn *pgx.Conn) error {
 
 // checkIdle refuses while somebody still works with what Uninstall would remove.
 func checkIdle(ctx context.Context, conn *pgx.Conn) error {
-	var holder, prepared int
+	var holder, reader, prepared int
 	err := conn.QueryRow(ctx, `SELECT coalesce((`+holderSQL+`), 0),
+		coalesce((SELECT max(active_pid) FROM pg_replication_slots WHERE slot_name ~ '^mtm(_.*)?$' AND database = current_database()), 0),
 		(SELECT count(*) FROM pg_prepared_xacts WHERE gid LIKE 'mtm-%' AND database = current_database())`).
-		Scan(&holder, &prepared)
+		Scan(&holder, &reader, &prepared)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look for users of the schema mtm: %w", err)
-	case holder != 0:
+	case holder != 0, reader != 0:
 		return &mtm.Error{Code: "55006", Msg: "mtmd is running on this database",
-			Detail: fmt.Sprintf("Its session is process %d.", holder), Hint: "Stop mtmd first."}
+			Detail: fmt.Sprintf("Its session is process %d.", max(holder, reader)), Hint: "Stop mtmd first."}
 	case prepared != 0:
 		return &mtm.Error{Code: "55000",
 			Msg:  fmt.Sprintf("%d transactions of the cluster are prepared here and not finished", prepared),

@@ -126,18 +126,3 @@ func TestUninstallWaitsForDaemonAndTransactions(t *testing.T) {
 	mustExec(t, conn, `ROLLBACK PREPARED 'mtm-1-1-1'`)
 	require.NoError(t, Uninstall(ctx, conn))
 }
-
-func TestRedactConnInfo(t *testing.T) {
-	for in, want := range map[string]string{
-		"host=a password=b user=c":               "host=a user=c",
-		"host=a password = 'b \\' x' user=c":     "host=a user=c",
-		"PASSWORD=b":                             "",
-		"host=a sslpassword=x passfile=/p":       "host=a passfile=/p",
-		"postgres://u:p@h:1/d?password=x&a=b":    "postgres://u@h:1/d?a=b",
-		"postgresql://u@h/d":                     "postgresql://u@h/d",
-		"postgres://u:p%zz@h/d":                  "",
-		"host=a password='unclosed user=b dbn=c": "host=a",
-	} {
-		require.Equal(t, want, RedactConnInfo(in), in)
-	}
-}

@@ -21,6 +21,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"mtm"
 )
 
 // One PostgreSQL serves all tests of the package; each test has databases of its own.
@@ -94,6 +96,9 @@ func startPostgres() (stop func(), err error) {
 	}
 	conf := fmt.Sprintf("port=%d\nlisten_addresses='127.0.0.1'\nunix_socket_directories='%s'\nwal_level=logical\n"+
 		"max_prepared_transactions=300\nmax_replication_slots=50\nmax_wal_senders=20\nautovacuum=off\nsynchronous_commit=off\nshared_buffers=32MB\n", pgPort, dir)
+	if version, err := os.ReadFile(filepath.Join(data, "PG_VERSION")); err == nil && strings.TrimSpace(string(version)) >= "18" {
+		conf += "max_active_replication_origins=50\n"
+	}
 	f, err := os.OpenFile(filepath.Join(data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return nil, err
@@ -142,21 +147,62 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// newDatabase makes an empty database and returns its name. It is dropped with the cluster's objects in it.
+// free are databases that tests have used and cleaned: making one anew takes longer than most tests.
+var free []string
+
+// newDatabase gives an empty database.
 func newDatabase(t *testing.T) string {
-	admin := connectAs(t, "postgres", "postgres")
-	name := fmt.Sprintf("db%d", pgCount.Add(1))
-	mustExec(t, admin, `CREATE DATABASE `+name+` TEMPLATE template0`)
+	var name string
+	if len(free) > 0 {
+		name, free = free[0], free[1:]
+	} else {
+		name = fmt.Sprintf("db%d", pgCount.Add(1))
+		mustExec(t, connectAs(t, "postgres", "postgres"), `CREATE DATABASE `+name+` TEMPLATE template0`)
+	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		conn, err := pgx.Connect(ctx, dsn(name, "postgres"))
-		if err == nil {
-			_ = Uninstall(ctx, conn)
-			conn.Close(ctx)
+		if err := clean(name); err == nil {
+			free = append(free, name)
+		} else {
+			t.Logf("database %s is not used again: %v", name, err)
 		}
 	})
 	return name
+}
+
+// clean takes everything out of a database.
+func clean(name string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cfg, err := pgx.ParseConfig(dsn(name, "postgres"))
+	if err != nil {
+		return err
+	}
+	cfg.RuntimeParams["default_transaction_read_only"] = "off"
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	uninstalled := Uninstall(ctx, conn)
+	_, err = conn.Exec(ctx, `DO $$ DECLARE cmd text; BEGIN
+		FOR cmd IN SELECT format('DROP EVENT TRIGGER %I', evtname) FROM pg_event_trigger
+			UNION ALL SELECT format('DROP FOREIGN DATA WRAPPER %I CASCADE', fdwname) FROM pg_foreign_data_wrapper
+			UNION ALL SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
+			UNION ALL SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace
+				WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+			UNION ALL SELECT 'CREATE SCHEMA public'
+			UNION ALL SELECT 'GRANT ALL ON SCHEMA public TO public'
+			UNION ALL SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata
+			UNION ALL SELECT format('ALTER DATABASE %I RESET ALL', current_database())
+		LOOP EXECUTE cmd; END LOOP; END $$`)
+	if err != nil {
+		return err
+	}
+	var e *mtm.Error
+	if errors.As(uninstalled, &e) && e.Code == "42P06" {
+		return nil // a test's own schema mtm, gone by now
+	}
+	return uninstalled
 }
 
 func dsn(db, role string) string {
@@ -225,4 +271,29 @@ func sqlState(err error) string {
 		return pg.Code
 	}
 	return ""
+}
+
+// benchDatabase makes a database with a table "bench" in it, node 1 of a cluster if installed.
+func benchDatabase(b *testing.B, installed bool) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(b.Context(), dsn("postgres", "postgres"))
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("bench%d", pgCount.Add(1))
+	_, err = conn.Exec(b.Context(), `CREATE DATABASE `+name+` TEMPLATE template0`)
+	conn.Close(b.Context())
+	if err != nil {
+		return nil, err
+	}
+	if conn, err = pgx.Connect(b.Context(), dsn(name, "postgres")); err != nil {
+		return nil, err
+	}
+	b.Cleanup(func() { conn.Close(context.Background()) })
+	if installed {
+		if err := Install(b.Context(), conn, threeNodes(1)); err != nil {
+			return nil, err
+		}
+	}
+	_, err = conn.Exec(b.Context(), `CREATE TABLE bench (id int PRIMARY KEY)`)
+	return conn, err
 }

@@ -33,7 +33,7 @@ END $$;
 
 -- The member of a class nearest to v, not below it (up) or not above it; base is any member, width the distance.
 CREATE OR REPLACE FUNCTION mtm.in_class(v numeric, base numeric, width numeric, up boolean) RETURNS numeric
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN up THEN base + width * ceil((v - base) / width) ELSE base + width * floor((v - base) / width) END;
 
 -- What the user wants of a sequence now, from the catalog and from what is remembered. fresh: it has just been created.

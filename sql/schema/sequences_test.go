@@ -143,6 +143,29 @@ func TestAlterIdentity(t *testing.T) {
 	require.Equal(t, "1 161, 2 162, 3 163", c.next(t, "t_id_seq", 2))
 }
 
+// Each node has bounds of its own, but what the user may write is what PostgreSQL lets him write.
+func TestCyclicSequencesTakeAnyValueInTheirRange(t *testing.T) {
+	c := newCluster(t)
+	c.ddl(t, `CREATE SEQUENCE tickets MAXVALUE 40 CYCLE; CREATE SEQUENCE other MAXVALUE 50 CYCLE;
+		CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY (MAXVALUE 40 CYCLE), x int);
+		CREATE FUNCTION again() RETURNS void LANGUAGE plpgsql AS 'BEGIN ALTER SEQUENCE tickets RESTART WITH 1; END'`)
+	bounds := `SELECT string_agg(seqmin::text, ' ' ORDER BY seqrelid) FROM pg_sequence`
+	for _, ddl := range []string{`ALTER SEQUENCE tickets RESTART WITH 1`, `ALTER SEQUENCE Tickets START WITH 1 RESTART`,
+		`SELECT again()`, `DO $$ BEGIN EXECUTE 'ALTER ' || 'SEQUENCE tick' || 'ets RESTART WITH 1'; END $$`} {
+		c.ddl(t, ddl)
+		require.Equal(t, "1 17 33 1, 2 18 34 2, 3 19 35 3", c.next(t, "tickets", 4), ddl)
+		for i, conn := range c {
+			require.Equal(t, []string{fmt.Sprintf("%d %d %d", i+1, i+1, i+1)}, query(t, conn, bounds), ddl)
+		}
+	}
+	c.ddl(t, `ALTER TABLE t ALTER COLUMN id RESTART WITH 1`)
+	require.Equal(t, "1 17 33 1, 2 18 34 2, 3 19 35 3", c.next(t, "t_id_seq", 4))
+	c.ddl(t, `ALTER TABLE t ADD COLUMN y int; ALTER SEQUENCE other OWNED BY t.x`)
+	require.Equal(t, []string{"2 2 2"}, query(t, c[1], bounds))
+	c.ddl(t, `ALTER SEQUENCE tickets NO CYCLE`)
+	require.Equal(t, []string{"1 2 2"}, query(t, c[1], bounds))
+}
+
 func TestIncrementOfTheUserIsKept(t *testing.T) {
 	conn := newNode(t, 3)
 	mustExec(t, conn, `CREATE SEQUENCE s INCREMENT BY 7 START 70; ALTER SEQUENCE s CACHE 2`)
@@ -243,7 +266,7 @@ func TestIdsNeverMeet(t *testing.T) {
 		owner := map[string]int{}
 		for range 12 {
 			c.ddl(t, fmt.Sprintf([]string{`ALTER SEQUENCE %s INCREMENT BY %d`, `ALTER SEQUENCE %s RESTART WITH %d`, `ALTER SEQUENCE %s START WITH %d`,
-				`ALTER SEQUENCE %s RESTART CACHE %d`, `ALTER SEQUENCE %s MAXVALUE 99999%d`}[rnd.Intn(5)], seq, 1+rnd.Intn(20)))
+				`ALTER SEQUENCE %s RESTART CACHE %d`, `ALTER SEQUENCE %s MAXVALUE 99999%d CYCLE`}[rnd.Intn(5)], seq, 1+rnd.Intn(20)))
 			for node, conn := range c {
 				for _, v := range query(t, conn, fmt.Sprintf(`SELECT nextval('%s') FROM generate_series(1, %d)`, seq, 1+rnd.Intn(9))) {
 					if other, taken := owner[v]; taken {

@@ -9,6 +9,10 @@ CREATE EVENT TRIGGER mtm_ddl ON ddl_command_end
     EXECUTE FUNCTION mtm.on_ddl();
 ALTER EVENT TRIGGER mtm_ddl ENABLE ALWAYS;
 
+CREATE EVENT TRIGGER mtm_before_ddl ON ddl_command_start WHEN TAG IN ('ALTER SEQUENCE', 'ALTER TABLE')
+    EXECUTE FUNCTION mtm.before_ddl();
+ALTER EVENT TRIGGER mtm_before_ddl ENABLE ALWAYS;
+
 SELECT mtm.alter_sequences();
 SELECT mtm.set_identities();
 

@@ -40,6 +40,8 @@ CREATE TABLE mtm.sequences (
     set_max bigint NOT NULL
 );
 
+CREATE INDEX sequences_bounded ON mtm.sequences (seqid) WHERE set_min <> user_min OR set_max <> user_max;
+
 -- Tables whose REPLICA IDENTITY FULL is our doing; ddl.sql.
 CREATE TABLE mtm.full_identity (
     relid oid PRIMARY KEY

@@ -1,6 +1,7 @@
 -- Gives the user's objects back as he made them, before the schema goes.
 
 DROP EVENT TRIGGER IF EXISTS mtm_ddl;
+DROP EVENT TRIGGER IF EXISTS mtm_before_ddl;
 
 DO $$
 DECLARE

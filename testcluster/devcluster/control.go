@@ -80,6 +80,14 @@ func (c *Cluster) StartNode(ctx context.Context, id int, w What, env ...string) 
 	})
 }
 
+// LaunchMtmd starts mtmd of node id, with variables added to its environment, and waits for nothing: for one that is
+// expected to die.
+func (c *Cluster) LaunchMtmd(ctx context.Context, id int, env ...string) error {
+	return c.change(ctx, id, Mtmd, func(n *node) error {
+		return n.launchMtmd(c.st.Mtmd, slices.Concat(c.st.MtmdEnv, env), c.opts.DieWithParent)
+	})
+}
+
 // Kill ends processes by SIGKILL and returns when they are gone: PostgreSQL with all its children, as in a power cut.
 func (c *Cluster) Kill(ctx context.Context, id int, w What) error {
 	return c.change(ctx, id, w, func(n *node) error { return n.kill(ctx, w) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 
 	"mtm/cert"
@@ -57,6 +58,9 @@ func (c *Cluster) Init(ctx context.Context) error {
 		return err
 	}
 	defer done()
+	if err := c.waitAdmin(ctx); err != nil {
+		return err
+	}
 	if all, err := admin.Precheck(ctx, c.st.Name, nodes); err != nil {
 		return fmt.Errorf("%w:\n%s", err, admin.Failed(all))
 	}
@@ -67,4 +71,20 @@ func (c *Cluster) Init(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// waitAdmin waits until every mtmd listens where it serves mtmctl, which is a moment after it answers /status.
+func (c *Cluster) waitAdmin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, mtmdStartWait, fmt.Errorf("after %v", mtmdStartWait))
+	defer cancel()
+	return c.forEach(func(n *node) error {
+		err := poll(ctx, fmt.Sprintf("peer_listen of node %d", n.ID), func(ctx context.Context) error {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr(n.PeerPort))
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+		return n.explain(err)
+	})
 }

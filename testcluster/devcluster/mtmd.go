@@ -112,8 +112,8 @@ func (n *node) writeMtmdConf(s *state, files cert.Files, dial map[int]string, ex
 	return os.WriteFile(n.MtmdConf, []byte(strings.Join(lines, "\n")+"\n"), 0o600)
 }
 
-// startMtmd runs mtmd of n and waits until it answers /status, whatever it says of itself.
-func (n *node) startMtmd(ctx context.Context, mtmd string, env []string, die bool) error {
+// launchMtmd runs mtmd of n, if it does not run.
+func (n *node) launchMtmd(mtmd string, env []string, die bool) error {
 	if n.Mtmd.Alive() {
 		return nil
 	}
@@ -125,6 +125,16 @@ func (n *node) startMtmd(ctx context.Context, mtmd string, env []string, die boo
 		return fmt.Errorf("node %d: %w", n.ID, err)
 	}
 	n.Mtmd = p
+	return nil
+}
+
+// startMtmd runs mtmd of n and waits until it answers /status, whatever it says of itself.
+func (n *node) startMtmd(ctx context.Context, mtmd string, env []string, die bool) error {
+	err := n.launchMtmd(mtmd, env, die)
+	if err != nil {
+		return err
+	}
+	p := n.Mtmd
 	ctx, cancel := context.WithTimeoutCause(ctx, mtmdStartWait, fmt.Errorf("after %v", mtmdStartWait))
 	defer cancel()
 	var ended error

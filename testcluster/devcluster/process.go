@@ -22,14 +22,14 @@ type Proc struct {
 // pollEvery is the pause between two looks at a process or an address that is waited for.
 const pollEvery = 20 * time.Millisecond
 
-// Alive reports whether the process still runs. A zombie does not, but for one whose other threads have not ended: they
-// still hold its files, and the locks on them.
+// Alive reports whether the process still runs. A zombie does not, once its last thread has ended: until then it holds
+// its files and locks.
 func (p Proc) Alive() bool {
 	if p.Pid <= 0 {
 		return false
 	}
 	st, err := readStat(p.Pid)
-	return err == nil && (st.state != 'Z' || st.threads > 1) && st.state != 'X' && st.start == p.Start
+	return err == nil && st.start == p.Start && st.state != 'X' && (st.state != 'Z' || st.threads > 1)
 }
 
 // Stopped reports whether the process is frozen by SIGSTOP.

@@ -148,7 +148,6 @@ func (c *client) ended(e end) {
 		if !e.unknown {
 			w.check.failed(n, gid, e.err)
 		}
-		n.gate.finished()
 		c.over()
 	})
 	if e.err == nil && w.chance(w.cancel) {
@@ -162,7 +161,6 @@ func (c *client) replied(err *mtm.Error) {
 	} else {
 		c.w.check.failed(c.n, c.gid, err)
 	}
-	c.n.gate.finished()
 	c.over()
 }
 

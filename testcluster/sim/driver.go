@@ -23,6 +23,8 @@ func (n *node) act(a coordinator.Action) {
 		n.gate.open(a)
 	case coordinator.CloseGate:
 		n.gate.close()
+	case coordinator.Release:
+		n.gate.finished()
 	case coordinator.DropPayload:
 		if _, ok := n.spills[a.Spill]; !ok && !n.crashed {
 			n.w.fail("n%d drops spill file %s, which is not there", n.id, a.Spill)
@@ -140,7 +142,7 @@ type gate struct {
 	next, below uint64
 	limit       int
 	preparing   int // permits whose Prepared is not out
-	unfinished  int // permits whose client has no answer
+	unfinished  int // permits whose transaction is not finished everywhere
 	queue       []*client
 }
 

@@ -17,6 +17,7 @@ const (
 	trapCut   // the link breaks, one way
 	trapApart // the link breaks, both ways
 	trapLose  // this message is lost
+	trapStorm // the node is cut off, and short faults hit everybody for a while
 )
 
 // trap waits for an effect of a kind on a node, lets some of them pass, and then does harm.
@@ -25,7 +26,7 @@ type trap struct {
 	kind  string
 	after int
 	do    trapAction
-	lose  bool
+	late  uint64 // harm comes so long after the effect
 }
 
 // trapKinds are the effects around which the interesting interleavings are; often named ones are hit more often.
@@ -38,11 +39,43 @@ var trapKinds = []string{
 func (w *world) setTraps() {
 	for range w.plan.traps {
 		t := &trap{kind: pick(w.rng, trapKinds...), after: w.rng.IntN(8)}
+		if w.rng.IntN(3) == 0 {
+			t.late = w.between(1, 3*ms)
+		}
 		t.do = trapAction(w.rng.IntN(int(trapLose) + 1))
 		if w.rng.IntN(2) == 0 {
 			t.node = mtm.NodeID(1 + w.rng.IntN(w.plan.nodes))
 		}
 		w.traps = append(w.traps, t)
+	}
+}
+
+// setStorms lets storms begin while a precommit is on its way; each must have calm weather before it, else nothing
+// would get that far.
+func (w *world) setStorms() {
+	for i := range w.plan.storms {
+		t := &trap{kind: pick(w.rng, "Accept", "Accept", "RecAccept", "Synced", "Vote"), after: w.rng.IntN(4), do: trapStorm}
+		w.at(uint64(i)*700*ms, func() { w.traps = append(w.traps, t) })
+	}
+}
+
+func (w *world) storm(n *node) {
+	for _, o := range w.nodes {
+		if o != n && w.chance(0.8) {
+			w.cutFor(n.id, o.id, w.chance(0.7), w.between(5*ms, 200*ms))
+		}
+	}
+	for range w.rng.IntN(14) {
+		w.after(w.between(1*ms, 250*ms), func() {
+			a, b := w.nodes[w.rng.IntN(len(w.nodes))], w.nodes[w.rng.IntN(len(w.nodes))]
+			switch {
+			case w.calm:
+			case w.chance(0.3):
+				a.crash()
+			case a != b:
+				w.cutFor(a.id, b.id, w.chance(0.5), w.between(2*ms, 100*ms))
+			}
+		})
 	}
 }
 
@@ -109,7 +142,16 @@ func (n *node) point(effect any, to mtm.NodeID) bool {
 		}
 		w.traps = append(w.traps[:i:i], w.traps[i+1:]...)
 		w.tracef("TRAP n%d before %s: %d", n.id, kind, t.do)
-		n.harm(t.do, to)
+		if t.late == 0 {
+			n.harm(t.do, to)
+			break
+		}
+		life := n.life
+		w.after(t.late, func() {
+			if n.life == life && !w.calm {
+				n.harm(t.do, to)
+			}
+		})
 		break
 	}
 	return n.alive
@@ -123,20 +165,15 @@ func (n *node) harm(do trapAction, to mtm.NodeID) {
 	case do == trapPower:
 		n.pg.crash()
 		n.crash()
+	case do == trapStorm:
+		w.storm(n)
 	case do == trapCrash || to == 0:
 		n.crash()
 	case do == trapLose:
-		w.net.loseNext = true
+		w.net.lose(to)
 	default:
 		w.cutFor(n.id, to, do == trapApart, w.between(5*ms, 600*ms))
 	}
-}
-
-// trapMessage reports whether a trap takes this message.
-func (w *world) trapMessage(mtm.Message) bool {
-	lose := w.net.loseNext
-	w.net.loseNext = false
-	return lose
 }
 
 func (w *world) cutFor(a, b mtm.NodeID, both bool, d uint64) {

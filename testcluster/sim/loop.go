@@ -87,6 +87,10 @@ func (n *node) crash() {
 	if w.calm {
 		return
 	}
+	if w.storms > 0 {
+		w.after(w.between(1*ms, 60*ms), n.start)
+		return
+	}
 	w.after(pick(w.rng, w.between(1*ms, 30*ms), w.between(50*ms, 1*second)), n.start)
 }
 

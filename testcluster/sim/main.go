@@ -17,11 +17,16 @@ func main() {
 	seed := flag.Uint64("seed", 0, "run this seed only (with -seeds not given), or start from it")
 	trace := flag.Bool("trace", false, "print what happens")
 	plant := flag.String("plant", "", "fault to plant: "+strings.Join(plants, ", "))
-	nodes := flag.Int("nodes", 0, "3 or 5; 0: five in one seed out of eight")
+	mode := flag.String("mode", "", "what goes wrong: "+strings.Join(slices.Compact(slices.Clone(modes)), ", ")+"; empty: by the seed")
+	nodes := flag.Int("nodes", 0, "1 to 16; 0: mostly three, sometimes two, four or five")
 	workers := flag.Int("workers", runtime.NumCPU(), "seeds run at a time")
 	flag.Parse()
 	if *plant != "" && !slices.Contains(plants, *plant) {
 		fmt.Fprintf(os.Stderr, "sim: unknown fault %q; there are %s\n", *plant, strings.Join(plants, ", "))
+		os.Exit(2)
+	}
+	if *mode != "" && !slices.Contains(modes, *mode) {
+		fmt.Fprintf(os.Stderr, "sim: unknown mode %q\n", *mode)
 		os.Exit(2)
 	}
 	one := false
@@ -31,7 +36,7 @@ func main() {
 	if one {
 		first, count = *seed, 1
 	}
-	o := options{nodes: *nodes, plant: *plant}
+	o := options{nodes: *nodes, plant: *plant, mode: *mode}
 	if *trace {
 		o.trace = os.Stdout
 		*workers = 1
@@ -45,6 +50,9 @@ func main() {
 		again := fmt.Sprintf("go run ./testcluster/sim -seed %d -trace", bad)
 		if *plant != "" {
 			again += " -plant " + *plant
+		}
+		if *mode != "" {
+			again += " -mode " + *mode
 		}
 		if *nodes != 0 {
 			again += fmt.Sprintf(" -nodes %d", *nodes)

@@ -13,17 +13,21 @@ type network struct {
 	// told is the incarnation under which a node believes another to be up; 0: down.
 	told [mtm.MaxNodes + 1][mtm.MaxNodes + 1]uint64
 	// broken: the connection lost something that nobody repeats, so it must be seen to go down.
-	loseNext bool // the message that is about to be sent is lost
-	broken   [mtm.MaxNodes + 1][mtm.MaxNodes + 1]bool
+	loseTo mtm.NodeID // the next message to this node is lost; 0: none
+	broken [mtm.MaxNodes + 1][mtm.MaxNodes + 1]bool
 }
 
 func (t *network) init(w *world) { t.w = w }
+
+// lose takes the next message to a node.
+func (t *network) lose(to mtm.NodeID) { t.loseTo = to }
 
 func (t *network) send(m mtm.Message) {
 	w := t.w
 	p, isPrepare := m.Body.(mtm.Prepare)
 	spilled := isPrepare && p.Payload.Spill != ""
-	if t.cut[m.From][m.To] || !w.calm && w.chance(w.loss) || w.trapMessage(m) {
+	if t.cut[m.From][m.To] || !w.calm && w.chance(w.loss) || t.loseTo == m.To {
+		t.loseTo = 0
 		w.tracef("   lost %d->%d %s", m.From, m.To, body(m.Body))
 		if spilled {
 			t.breakLink(m.From, m.To)

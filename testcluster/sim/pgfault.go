@@ -54,9 +54,13 @@ func (pg *postgres) clientsGone() {
 	}
 }
 
-// endAll terminates every backend of mtmd before a new one lists what is prepared.
+// endAll terminates the backends that apply before a new mtmd lists what is prepared. Those of clients may end later,
+// and a PREPARE of theirs land after it.
 func (pg *postgres) endAll() {
 	for _, x := range slices.Clone(pg.live) {
+		if x.session && pg.w.chance(0.5) {
+			continue
+		}
 		if x.state == xactPreparing && pg.w.chance(0.5) {
 			pg.nowPrepared(x)
 			continue

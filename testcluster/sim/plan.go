@@ -24,6 +24,7 @@ const (
 
 // plan is what a seed decides before the run begins. Times in microseconds, chances in 0 to 1.
 type plan struct {
+	mode                       string // one of modes
 	nodes, clients, txns, keys int
 	faultsUntil                uint64 // end of the first phase
 
@@ -34,21 +35,22 @@ type plan struct {
 	slowDown        float64 // chance that the loss of a peer is noticed late
 	linkEvery       uint64  // mean time between link faults; 0: none
 	crashEvery      uint64  // mean time between crashes; 0: none
-	traps           int     // faults bound to an effect, see faults.go
+	traps, storms   int     // faults bound to an effect, see faults.go
 	cancel, waitLoc float64 // chances per transaction
 	spill, empty    float64
 	compact         float64 // chance of a checkpoint after a turn of the loop
 	batch           int     // events per turn, at most
 	limit           int     // Config.MaxInFlight
 	reserve         uint64
-	resolve, repeat uint64 // Config.ResolveAfter, Config.Retransmit, in ms
-	tick, fsync     uint64 // between ticks; at most for a sync
+	resolve, repeat uint64  // Config.ResolveAfter, Config.Retransmit, in ms
+	tick, fsync     uint64  // between ticks; at most for a sync
+	awayChance      float64 // that one node comes back later than the others
 	plant           string
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
-func newPlan(r *rand.Rand, nodes int, plant string) plan {
+func newPlan(r *rand.Rand, nodes int, plant, mode string) plan {
 	p := plan{
 		nodes: nodes, plant: plant,
 		clients: nodes + r.IntN(4), txns: 3 + r.IntN(6), keys: 2 + r.IntN(5),
@@ -60,22 +62,43 @@ func newPlan(r *rand.Rand, nodes int, plant string) plan {
 		resolve: pick[uint64](r, 20, 100), repeat: pick[uint64](r, 60, 300), tick: pick[uint64](r, 5*ms, 20*ms),
 		fsync: pick[uint64](r, 300, 2*ms, 20*ms),
 	}
-	switch r.IntN(8) {
-	case 0: // calm: conflicts only
-	case 1: // a lossy network
+	if nodes > 2 { // else no majority is left
+		p.awayChance = 0.3
+	}
+	drawn := pick(r, modes...)
+	if mode == "" {
+		mode = drawn
+	}
+	p.mode = mode
+	p.setFaults(r)
+	return p
+}
+
+// modes are what goes wrong in a run; those that are named twice are run twice as often.
+var modes = []string{"calm", "lossy", "links", "crashes", "traps", "duel", "duel", "all", "all", "all"}
+
+// setFaults draws the faults of the mode.
+func (p *plan) setFaults(r *rand.Rand) {
+	switch p.mode {
+	case "calm": // conflicts only
+	case "lossy":
 		p.loss, p.dup, p.spike = 0.1, 0.1, 0.1
-	case 2: // links come and go
+	case "links": // they come and go
 		p.linkEvery, p.spike, p.slowDown = 150*ms, 0.02, 0.3
-	case 3: // crashes
+	case "crashes":
 		p.crashEvery, p.traps = 400*ms, 2
-	case 4: // crashes at chosen points
+	case "traps": // harm at chosen points
 		p.traps = 6
+	case "duel": // resolvers against each other and against an origin that is cut off, with crashes in between
+		p.clients, p.txns, p.keys, p.resolve, p.fsync = p.nodes, 2, 6, 20, pick[uint64](r, 300, 5*ms)
+		p.delay, p.spike, p.spikeMax, p.dup = 30*ms, 0.2, pick[uint64](r, 100*ms, 300*ms), 0.2
+		p.loss = pick(r, 0, 0.05)
+		p.storms, p.faultsUntil = 2, 1500*ms
 	default: // everything
 		p.loss, p.dup, p.spike = pick(r, 0, 0.03), pick(r, 0, 0.05), pick(r, 0.02, 0.1)
 		p.linkEvery, p.crashEvery, p.slowDown = pick[uint64](r, 150*ms, 400*ms), pick[uint64](r, 300*ms, 900*ms), 0.4
 		p.traps = r.IntN(8)
 	}
-	return p
 }
 
 func (p plan) config() coordinator.Config {
@@ -94,8 +117,13 @@ func nodesFor(seed uint64, want int) int {
 	if want != 0 {
 		return want
 	}
-	if seed%8 == 7 {
+	switch seed % 16 {
+	case 3:
+		return 4
+	case 7, 15:
 		return 5
+	case 11:
+		return 2
 	}
 	return 3
 }

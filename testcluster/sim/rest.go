@@ -21,6 +21,25 @@ func (w *world) unrest() string {
 	return ""
 }
 
+// inDoubt says what the nodes other than away have not ended, though a majority of them is there.
+func (w *world) inDoubt(away *node) string {
+	for _, n := range w.nodes {
+		if n == away {
+			continue
+		}
+		if !n.alive || !n.pg.up {
+			return fmt.Sprintf("n%d is down", n.id)
+		}
+		if len(n.pg.prepared) > 0 {
+			return fmt.Sprintf("n%d holds %v prepared while n%d is away", n.id, n.pg.preparedGIDs(), away.id)
+		}
+		if st := n.brain.Status(); st.Undecided != 0 {
+			return fmt.Sprintf("n%d has %d undecided while n%d is away", n.id, st.Undecided, away.id)
+		}
+	}
+	return ""
+}
+
 func (n *node) unrest() string {
 	if !n.alive || !n.pg.up {
 		return "is down"

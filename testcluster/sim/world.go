@@ -33,6 +33,7 @@ type world struct {
 type options struct {
 	nodes int
 	plant string
+	mode  string
 	trace io.Writer
 }
 
@@ -45,7 +46,7 @@ func run(seed uint64, o options) (uint64, error) {
 
 func newWorld(seed uint64, o options) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x6d746d))
-	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant), out: o.trace}
+	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant, o.mode), out: o.trace}
 	w.check = newChecker(w)
 	for i := 1; i <= w.plan.nodes; i++ {
 		w.all = w.all.With(mtm.NodeID(i))
@@ -61,6 +62,7 @@ func newWorld(seed uint64, o options) *world {
 func (w *world) play() {
 	w.tracef("plan %+v", w.plan)
 	w.setTraps()
+	w.setStorms()
 	for _, n := range w.nodes {
 		n.start()
 	}
@@ -110,33 +112,62 @@ func (w *world) tracef(format string, args ...any) {
 	}
 }
 
-// beginCalm ends the faults: links heal, everything starts again, and soon all must be at rest.
+// beginCalm ends the faults: links heal, everything starts again, and soon all must be at rest. In some runs one node
+// stays away for a while, and the others must end what is in doubt without it.
 func (w *world) beginCalm() {
 	w.tracef("CALM")
 	w.calm = true
 	w.traps = nil
 	w.net.healAll()
+	var away *node
+	if w.chance(w.awayChance) {
+		away = w.nodes[w.rng.IntN(len(w.nodes))]
+		away.crash()
+		w.tracef("n%d stays away", away.id)
+	}
 	for _, n := range w.nodes {
-		if !n.pg.up {
-			w.after(w.between(1*ms, 50*ms), n.pg.start)
-		}
-		if !n.alive {
-			w.after(w.between(1*ms, 100*ms), n.start)
+		if n != away {
+			n.comeBack()
 		}
 	}
-	deadline := w.now + 120*second
-	var watch func()
-	watch = func() {
-		why := w.unrest()
-		switch {
-		case why == "":
-			w.check.final()
-			w.done = true
+	if away == nil {
+		w.waitFor(120*second, w.unrest, w.end)
+		return
+	}
+	w.waitFor(60*second, func() string { return w.inDoubt(away) }, func() {
+		w.tracef("n%d comes back", away.id)
+		away.comeBack()
+		w.waitFor(120*second, w.unrest, w.end)
+	})
+}
+
+func (n *node) comeBack() {
+	if !n.pg.up {
+		n.w.after(n.w.between(1*ms, 50*ms), n.pg.start)
+	}
+	if !n.alive {
+		n.w.after(n.w.between(1*ms, 100*ms), n.start)
+	}
+}
+
+// waitFor looks again and again until why says nothing any more; it must not take longer than limit.
+func (w *world) waitFor(limit uint64, why func() string, then func()) {
+	deadline := w.now + limit
+	var look func()
+	look = func() {
+		switch text := why(); {
+		case text == "":
+			then()
 		case w.now > deadline:
-			w.fail("S8 not at rest: %s", why)
+			w.fail("S8 not at rest: %s", text)
 		default:
-			w.after(50*ms, watch)
+			w.after(50*ms, look)
 		}
 	}
-	w.after(200*ms, watch)
+	w.after(200*ms, look)
+}
+
+func (w *world) end() {
+	w.check.final()
+	w.done = true
 }

@@ -1,0 +1,444 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"mtm"
+)
+
+// psql runs a script by psql, straight or through the gateway.
+func psql(t testing.TB, port int, script string) string {
+	cmd := exec.Command(program("psql"), "-X", "-h", "127.0.0.1", "-p", fmt.Sprint(port), "-U", "postgres", "-d", "postgres", "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	return process.ReplaceAllString(string(out), "PID")
+}
+
+var process = regexp.MustCompile(`PID \d+`)
+
+// TestPsqlSeesPostgreSQL runs scripts on PostgreSQL and through the gateway: what psql prints must be the same.
+func TestPsqlSeesPostgreSQL(t *testing.T) {
+	h := start(t)
+	for name, script := range map[string]string{
+		"autocommit": "insert into t values (1, 'a') returning *; select * from t; update t set v = 'b'; delete from t where id = 5;\n" +
+			"insert into t values (1, 'dup');\nselect * from nowhere;\nselekt;\ninsert into t values (;\ninsert into t\n;\n",
+		"blocks": "begin; insert into t values (1, 'a'); savepoint s; insert into t values (1, 'b'); rollback to s; commit;\n" +
+			"select * from t;\nbegin; select 1/0; select 1; commit;\nselect * from t; commit; rollback; end;\n" +
+			"begin read only; insert into t values (2, 'x'); rollback; begin; begin; set transaction read only; insert into t values (2, 'x'); rollback;\n",
+		"strings": `insert into t values (1, 'a')\; insert into t values (2, 'b')\; select count(*) from t;
+insert into t values (3, 'a')\; insert into t values (1, 'b')\; select count(*) from t;
+select count(*) from t;
+begin\; insert into t values (4, 'c')\; commit\; insert into t values (5, 'c')\; select * from t order by 1;
+insert into t values (6, 'c')\; rollback\; select count(*) from t;
+insert into t values (7, 'c')\; begin\; insert into t values (8, 'd');
+commit;
+select count(*) from t;
+select 1\; select 2\; selekt 3;
+select 1\; begin\; select 'ä'\; select nope;
+rollback;
+create table z (a int)\; insert into z values (1)\; select * from z\; drop table z;
+`,
+		"chain": "begin isolation level serializable; insert into t values (1, 'a'); commit and chain; show transaction_isolation;\n" +
+			"insert into t values (2, 'b'); rollback and chain; show transaction_isolation; commit; select * from t; show transaction_isolation;\n" +
+			"begin isolation level repeatable read\\; insert into t values (3, 'a')\\; commit and chain\\; show transaction_isolation\\; commit;\n",
+		"guard": "show default_transaction_read_only; show transaction_read_only; select current_setting('transaction_read_only');\n" +
+			"begin; show transaction_read_only; show default_transaction_read_only; commit;\n" +
+			"set default_transaction_read_only = on; show default_transaction_read_only; insert into t values (1, 'x'); begin read write; insert into t values (1, 'x'); commit;\n" +
+			"set default_transaction_read_only = off; insert into t values (2, 'x'); show transaction_read_only;\n" +
+			"set session characteristics as transaction read only; insert into t values (3, 'x'); reset default_transaction_read_only; insert into t values (4, 'x');\n" +
+			"discard all; insert into t values (5, 'x'); select * from t; deallocate all; insert into t values (6, 'y');\n",
+		"ddl": "create table d (a serial primary key, b text default 'x');\ninsert into d (b) values ('1'), ('2') returning *;\n" +
+			"alter table d add column c int default 5;\nselect * from d;\nbegin; create index on d (c); drop table d; rollback;\n" +
+			"create table e as select * from d;\nselect * into f from d; select * from f;\n create view dv as select * from d; create table d (a int);\n" +
+			"create function ff() returns int begin atomic; select 1; select 2; end; select ff(); drop function ff();\n" +
+			"do $$ begin insert into d (b) values ('do'); end $$; select count(*) from d;\ntruncate d; drop view dv; drop table d, e, f; drop table nowhere;\n",
+		"temporary": "create temp table tt (a int); insert into tt values (1), (2); select * from tt; begin; insert into tt values (3); commit; select count(*) from tt;\n" +
+			"alter table tt add column b int; create index on tt (a); select * from tt; drop table tt; insert into t values (1, 'x'); create temp view q as select 1; select * from q;\n",
+		"cursors": "begin; declare c cursor for select generate_series(1, 5); fetch 2 from c; move 1 in c; fetch all from c; close c; commit;\n" +
+			"begin; declare c cursor with hold for select generate_series(1, 5); commit; fetch 2 from c; close c;\n",
+		"prepared": "prepare p (int) as insert into t values ($1, 'p'); execute p(1); execute p(2); execute p(1); select * from t; select name from pg_prepared_statements; deallocate p;\n" +
+			"begin; execute p(1); rollback; prepare q as select 1; execute q;\n",
+		"local": "vacuum t; analyze t; checkpoint; reindex table t; cluster t; begin; vacuum t; rollback; create database dd; drop database dd; alter system set work_mem = '5MB'; alter system reset work_mem;\n" +
+			"select 1\\; vacuum t;\n",
+		"copy": "copy t from stdin;\n1\ta\n2\tb\n\\.\ncopy t to stdout;\ncopy t from stdin;\n3\ta\n1\tb\n\\.\nselect count(*) from t;\nbegin;\ncopy t from stdin;\n5\tx\n\\.\ncommit;\n" +
+			"copy t (id) from stdin;\nnonsense\n\\.\n select count(*) from t; copy (select 1) to stdout; copy (delete from t returning id) to stdout;\ncopy nowhere from stdin;\n",
+		"session": "set search_path = pg_catalog; show search_path; reset search_path; listen x; notify x, 'y'; select 1; unlisten x; set time zone 'UTC'; explain (costs off) delete from t; explain (costs off, analyze, timing off, summary off) insert into t values (9, 'e'); lock t; begin; lock t; commit; select * from t for update;\n",
+		"gdesc":   "select 1 as a, 'x'::text as b \\gdesc\nselect 'insert into t values (11, ''g'')' \\gexec\nselect * from t \\g\n\\set FETCH_COUNT 2\nselect * from generate_series(1, 5);\ninsert into t select generate_series(100, 110); select count(*) from t;\n",
+		"syntax":  "insert into t values (1, 'unterminated);\n select 2';\n select 'a\\'; \n';\nset standard_conforming_strings = off; set escape_string_warning = off; select 'a\\'; commit; --';\n select 'x\\'y';\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			fresh(t, h)
+			want := psql(t, pg.port, script)
+			fresh(t, h)
+			require.Equal(t, want, psql(t, h.port, script))
+		})
+	}
+}
+
+// messages decodes, from a slot made by the caller, what a test wrote.
+func messages(t *testing.T, h *harness) []string {
+	conn := <-h.fake.pool.conns
+	defer func() { h.fake.pool.conns <- conn }()
+	rows, err := conn.Query(bg, "select data from pg_logical_slot_get_changes('s', null, null)")
+	require.NoError(t, err)
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	return all
+}
+
+func TestStreamCarriesWhatTheOthersNeed(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	_, err := h.fake.pool.Exec(bg, "select pg_create_logical_replication_slot('s', 'test_decoding', false, true)")
+	if code(err) == "58P01" {
+		t.Skip("test_decoding is not installed")
+	}
+	require.NoError(t, err)
+	defer func() {
+		_, err := h.fake.pool.Exec(bg, "select pg_drop_replication_slot('s')")
+		require.NoError(t, err)
+	}()
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			conn := h.connect(t, mode)
+			_, err := conn.Exec(bg, "set search_path = public, pg_temp")
+			require.NoError(t, err)
+			exec := func(text string, args ...any) string {
+				_, err := conn.Exec(bg, text, args...)
+				require.NoError(t, err, text)
+				return strings.Join(messages(t, h), "\n")
+			}
+			out := exec("create table dd (a int primary key)")
+			require.Contains(t, out, `"text" : "create table dd (a int primary key)"`)
+			require.Contains(t, out, `"role" : "postgres"`)
+			require.Contains(t, out, `"search_path" : "public, pg_temp"`)
+			require.Contains(t, out, "prefix: mtm.ddlend")
+			require.Regexp(t, `prefix: mtm, sz: \d+ content:wait=`, out)
+			require.Contains(t, out, "PREPARE TRANSACTION 'mtm-1-1-")
+			out = exec("insert into dd values ($1)", 1)
+			require.Contains(t, out, "INSERT")
+			require.NotContains(t, out, "mtm.ddl")
+			require.Regexp(t, `prefix: mtm, sz: \d+ content:wait=`, out)
+			out = exec("set mtm.wait_peer_commits = off")
+			require.NotContains(t, out, "PREPARE")
+			require.Regexp(t, `content:wait=off`, exec("insert into dd values ($1)", 2))
+			require.NotContains(t, exec("create temp table ddt (a int)"), "PREPARE")
+			require.NotContains(t, exec("insert into ddt values ($1)", 2), "PREPARE")
+			require.NotContains(t, exec("alter table ddt add b int"), "PREPARE")
+			require.Contains(t, exec("alter table dd add b int"), "PREPARE")
+			require.NotContains(t, exec("drop table ddt"), "PREPARE")
+			require.NotContains(t, exec("select * from dd"), "PREPARE")
+			out = exec("drop table dd")
+			require.Contains(t, out, `"text" : "drop table dd"`)
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	h := start(t)
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			conn := h.connect(t, mode)
+			for text, want := range map[string]string{
+				"create index concurrently on t (v)": "0A000",
+				"prepare transaction 'mtm-1-1-1'":    "22023",
+				"commit prepared 'mtm-1-1-1'":        "22023",
+				"prepare transaction 'mine'":         "0A000",
+			} {
+				_, err := conn.Exec(bg, text)
+				require.Equal(t, want, code(err), text)
+				require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+			}
+			tx, err := conn.Begin(bg)
+			require.NoError(t, err)
+			_, err = tx.Exec(bg, "lock pg_class in access exclusive mode")
+			require.Equal(t, "0A000", code(err))
+			require.Equal(t, byte('E'), conn.PgConn().TxStatus())
+			require.NoError(t, tx.Rollback(bg))
+			// A node that is not online.
+			h.fake.mu.Lock()
+			h.fake.refuse = mtm.NotOnline(mtm.StatusRecovery, "catching up")
+			h.fake.mu.Unlock()
+			_, err = conn.Exec(bg, "select * from t")
+			require.Equal(t, "57P03", code(err))
+			_, err = conn.Exec(bg, "insert into t values (1, 'x')")
+			require.Equal(t, "57P03", code(err))
+			var s string
+			require.NoError(t, conn.QueryRow(bg, "show server_version").Scan(&s))
+			h.fake.mu.Lock()
+			h.fake.refuse = nil
+			h.fake.mu.Unlock()
+			_, err = conn.Exec(bg, "select * from t")
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestConflictsAreRetriedOutsideOfBlocks(t *testing.T) {
+	h := start(t)
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			fresh(t, h)
+			conn := h.connect(t, mode)
+			lose := func(n int) {
+				h.fake.mu.Lock()
+				h.fake.conflict, h.fake.ages = n, nil
+				h.fake.mu.Unlock()
+			}
+			lose(3)
+			var id int
+			require.NoError(t, conn.QueryRow(bg, "insert into t values ($1, 'x') returning id", 7).Scan(&id))
+			require.Equal(t, 7, id)
+			require.Len(t, h.fake.ages, 4)
+			require.Equal(t, h.fake.ages[0], h.fake.ages[3])
+			lose(100)
+			_, err := conn.Exec(bg, "insert into t values ($1, 'x')", 8)
+			require.Equal(t, "40001", code(err))
+			lose(1)
+			tx, err := conn.Begin(bg)
+			require.NoError(t, err)
+			_, err = tx.Exec(bg, "insert into t values ($1, 'x')", 9)
+			require.NoError(t, err)
+			require.Equal(t, "40001", code(tx.Commit(bg)))
+			require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+			lose(0)
+			require.Equal(t, 1, h.direct(t, "select count(*) from t"))
+		})
+	}
+}
+
+func TestErrorsAtPrepareAreThoseOfCommit(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	conn := h.connect(t, pgx.QueryExecModeSimpleProtocol)
+	_, err := conn.Exec(bg, "begin; insert into child values (1, 99)")
+	require.NoError(t, err)
+	_, err = conn.Exec(bg, "commit")
+	require.Equal(t, "23503", code(err))
+	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+	// What cannot be prepared, and wrote.
+	_, err = conn.Exec(bg, "begin; insert into t values (1, 'x'); notify x")
+	require.NoError(t, err)
+	_, err = conn.Exec(bg, "commit")
+	require.Equal(t, "0A000", code(err))
+	_, err = conn.Exec(bg, "begin; notify x")
+	require.NoError(t, err)
+	_, err = conn.Exec(bg, "commit")
+	require.NoError(t, err)
+	require.Equal(t, 0, h.direct(t, "select count(*) from t"))
+}
+
+func TestSlowStatementGivesItsPermitBack(t *testing.T) {
+	h := start(t, func(c *Config) { c.SlowStatement = 5 * time.Millisecond })
+	fresh(t, h)
+	_, err := h.fake.pool.Exec(bg, "insert into t values (1, 'x')")
+	require.NoError(t, err)
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			slow := h.Stats().Slow
+			blocker, err := pgx.Connect(bg, directURL("postgres"))
+			require.NoError(t, err)
+			defer blocker.Close(bg)
+			_, err = blocker.Exec(bg, "begin; update t set v = 'blocker' where id = 1")
+			require.NoError(t, err)
+			conn := h.connect(t, mode)
+			done := make(chan error, 1)
+			go func() {
+				_, err := conn.Exec(bg, "/* "+name+" */ update t set v = $1 where id = 1", name)
+				done <- err
+			}()
+			require.Eventually(t, func() bool { return h.Stats().Slow > slow && h.fake.permits.Load() == 0 }, 5*time.Second, time.Millisecond)
+			_, err = blocker.Exec(bg, "commit")
+			require.NoError(t, err)
+			require.NoError(t, <-done)
+		})
+	}
+}
+
+func TestCancel(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	conn := h.connect(t, pgx.QueryExecModeExec)
+	ask := func(text string, begun func()) error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := conn.Exec(bg, text)
+			done <- err
+		}()
+		begun()
+		require.NoError(t, conn.PgConn().CancelRequest(bg))
+		return <-done
+	}
+	running := func() {
+		require.Eventually(t, func() bool {
+			return h.direct(t, "select count(*) from pg_stat_activity where query = 'select pg_sleep(100)' and state = 'active'") == 1
+		}, 5*time.Second, time.Millisecond)
+	}
+	require.Equal(t, "57014", code(ask("select pg_sleep(100)", running)))
+	h.fake.mu.Lock()
+	h.fake.hold, h.fake.waits = make(chan struct{}), make(chan mtm.GID, 1)
+	h.fake.mu.Unlock()
+	require.Equal(t, "57014", code(ask("insert into t values (1, 'x')", func() { <-h.fake.waits })))
+	require.Equal(t, 0, h.direct(t, "select count(*) from t"))
+	h.fake.mu.Lock()
+	h.fake.hold, h.fake.waits = nil, nil
+	h.fake.onPermit = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	h.fake.mu.Unlock()
+	require.Equal(t, "57014", code(ask("insert into t values (1, 'x')", func() {
+		require.Eventually(t, func() bool {
+			h.Server.mu.Lock()
+			defer h.Server.mu.Unlock()
+			for _, s := range h.sessions {
+				s.mu.Lock()
+				waits := s.abort != nil
+				s.mu.Unlock()
+				if waits {
+					return true
+				}
+			}
+			return false
+		}, 5*time.Second, time.Millisecond)
+	})))
+	h.fake.mu.Lock()
+	h.fake.onPermit = nil
+	h.fake.mu.Unlock()
+	_, err := conn.Exec(bg, "insert into t values (1, 'x')")
+	require.NoError(t, err)
+}
+
+func TestClientGoneWhileItsCommitWaits(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	h.fake.mu.Lock()
+	h.fake.hold, h.fake.waits = make(chan struct{}), make(chan mtm.GID, 1)
+	h.fake.mu.Unlock()
+	conn := h.connect(t, pgx.QueryExecModeExec)
+	go conn.Exec(bg, "insert into t values (1, 'x')")
+	gid := <-h.fake.waits
+	require.NoError(t, conn.PgConn().Conn().Close())
+	<-h.fake.cancelOf(gid)
+	require.Eventually(t, func() bool { return h.Stats().Sessions == 0 }, 5*time.Second, time.Millisecond)
+	require.Equal(t, 0, h.direct(t, "select count(*) from t"))
+}
+
+func TestDoom(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	cause := mtm.Conflict("a transaction of node 2 was first")
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			conn := h.connect(t, mode)
+			pid := int32(conn.PgConn().PID())
+			require.False(t, h.Doom(pid, cause))
+			_, err := conn.Exec(bg, "begin")
+			require.NoError(t, err)
+			_, err = conn.Exec(bg, "insert into t values (1, 'x')")
+			require.NoError(t, err)
+			// Idle in its block.
+			require.True(t, h.Doom(pid, cause))
+			require.Eventually(t, func() bool {
+				return h.direct(t, fmt.Sprintf("select count(*) from pg_locks where pid = %d and relation = 't'::regclass", pid)) == 0
+			}, 5*time.Second, time.Millisecond)
+			_, err = conn.Exec(bg, "select 1")
+			require.Equal(t, "40001", code(err))
+			_, err = conn.Exec(bg, "select 1")
+			require.Equal(t, "25P02", code(err))
+			tag, err := conn.Exec(bg, "commit")
+			require.NoError(t, err)
+			require.Equal(t, "ROLLBACK", tag.String())
+			// Running a statement in its block.
+			_, err = conn.Exec(bg, "begin")
+			require.NoError(t, err)
+			done := make(chan error, 1)
+			go func() {
+				_, err := conn.Exec(bg, "select pg_sleep(100)")
+				done <- err
+			}()
+			require.Eventually(t, func() bool {
+				return h.direct(t, fmt.Sprintf("select count(*) from pg_stat_activity where pid = %d and wait_event = 'PgSleep'", pid)) == 1
+			}, 5*time.Second, time.Millisecond)
+			require.True(t, h.Doom(pid, cause))
+			require.Equal(t, "40001", code(<-done))
+			_, err = conn.Exec(bg, "rollback")
+			require.NoError(t, err)
+			require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+		})
+	}
+}
+
+func TestResultsOfAnySize(t *testing.T) {
+	h := start(t)
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			fresh(t, h)
+			conn := h.connect(t, mode)
+			var s string
+			require.NoError(t, conn.QueryRow(bg, "select repeat('x', $1::int)", 5_000_000).Scan(&s))
+			require.Len(t, s, 5_000_000)
+			_, err := conn.Exec(bg, "insert into t values ($1, $2)", 1, s[:3_000_000])
+			require.NoError(t, err)
+			require.Equal(t, 3_000_000, h.direct(t, "select length(v) from t"))
+			_, err = conn.Exec(bg, "update t set v = v || $1 where id = $2 returning v", s[:1000], 1)
+			require.NoError(t, err)
+			_, err = conn.Exec(bg, "select $1", s[:70_000])
+			require.NoError(t, err)
+			rows, err := conn.Query(bg, "select generate_series(1, 200000)")
+			require.NoError(t, err)
+			n := 0
+			for rows.Next() {
+				n++
+			}
+			require.NoError(t, rows.Err())
+			require.Equal(t, 200_000, n)
+		})
+	}
+}
+
+func TestStatementsLongerThanTheLexerReads(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	conn := h.connect(t, pgx.QueryExecModeSimpleProtocol)
+	long := strings.Repeat("x", 5<<20)
+	for i, text := range []string{"insert into t values (1, '" + long + "')", "begin", "insert into t values (2, '" + long + "')", "commit"} {
+		tag, err := conn.Exec(bg, text)
+		require.NoError(t, err, i)
+		require.Equal(t, []string{"INSERT 0 1", "BEGIN", "INSERT 0 1", "COMMIT"}[i], tag.String())
+	}
+	require.EqualValues(t, 2, h.Stats().Prepared)
+	require.Equal(t, 10<<20, h.direct(t, "select sum(length(v)) from t"))
+	res, err := conn.PgConn().Exec(bg, "select '"+long+"'").ReadAll()
+	require.NoError(t, err)
+	require.Len(t, res[0].Rows[0][0], 5<<20)
+	_, err = conn.Exec(bg, "insert into t values (3, '"+long+"'); commit")
+	require.Equal(t, "42601", code(err))
+	_, err = conn.Exec(bg, "insert into t values (1, '"+long+"')")
+	require.Equal(t, "23505", code(err))
+	require.Equal(t, 2, h.direct(t, "select count(*) from t"))
+}
+
+func TestPgbench(t *testing.T) {
+	h := start(t)
+	args := []string{"-h", "127.0.0.1", "-p", fmt.Sprint(h.port), "-U", "postgres", "postgres"}
+	out, err := exec.Command(program("pgbench"), append([]string{"-i", "-s", "1"}, args...)...).CombinedOutput()
+	require.NoError(t, err, string(out))
+	for _, mode := range []string{"simple", "extended", "prepared"} {
+		for _, script := range []string{"tpcb-like", "select-only"} {
+			out, err = exec.Command(program("pgbench"), append([]string{"-n", "-M", mode, "-b", script, "-c", "4", "-t", "20"}, args...)...).CombinedOutput()
+			require.NoError(t, err, string(out))
+			require.Contains(t, string(out), "number of failed transactions: 0")
+		}
+	}
+	require.Equal(t, 3*80, h.direct(t, "select count(*) from pgbench_history"))
+	require.Equal(t, 0, h.direct(t, "select (select sum(abalance) from pgbench_accounts) - (select sum(delta) from pgbench_history)"))
+	psql(t, h.port, "drop table pgbench_accounts, pgbench_branches, pgbench_tellers, pgbench_history")
+}

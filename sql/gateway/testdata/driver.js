@@ -1,0 +1,26 @@
+const assert = require('assert');
+const { Client } = require('pg');
+(async () => {
+  const c = new Client({ host: '127.0.0.1', port: +process.argv[2], user: 'postgres', database: 'postgres' });
+  await c.connect();
+  for (let i = 0; i < 5; i++) await c.query({ name: 'ins', text: 'insert into t values ($1, $2)', values: [i, 'x'] });
+  assert.equal((await c.query('select count(*)::int as n from t')).rows[0].n, 5);
+  await c.query('begin');
+  await c.query('update t set v = $1', ['y']);
+  await c.query('commit');
+  await assert.rejects(c.query('insert into t values ($1, $2)', [1, 'x']), { code: '23505' });
+  const all = await Promise.all([1, 2, 3].map((i) => c.query('update t set v = $1 where id = $2 returning v', ['z' + i, i])));
+  assert.deepEqual(all.map((r) => r.rows[0].v), ['z1', 'z2', 'z3']);
+  assert.equal((await c.query('insert into t values (50, 1); select 7 as n')).at(-1).rows[0].n, 7);
+  let heard;
+  c.on('notification', (m) => heard(m.payload));
+  const note = new Promise((r) => { heard = r; });
+  await c.query('listen x');
+  const d = new Client({ host: '127.0.0.1', port: +process.argv[2], user: 'postgres', database: 'postgres' });
+  await d.connect();
+  await d.query("notify x, 'hello'");
+  assert.equal(await note, 'hello');
+  await d.end();
+  await c.end();
+  console.log('ok');
+})().catch((e) => { console.error(e); process.exit(1); });
