@@ -78,6 +78,16 @@ func (s *session) spill() {
 	s.outMu.Unlock()
 }
 
+// unread reports whether the client was sent part of an answer that was to be held back. It does not wait for outMu: who
+// has that is sending him more.
+func (s *session) unread() bool {
+	if !s.outMu.TryLock() {
+		return true
+	}
+	defer s.outMu.Unlock()
+	return s.spilled
+}
+
 // intact reports whether all output since hold is still here.
 func (s *session) intact() bool {
 	s.outMu.Lock()

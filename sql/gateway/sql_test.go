@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"mtm"
@@ -263,6 +264,30 @@ func TestSlowStatementGivesItsPermitBack(t *testing.T) {
 			require.NoError(t, <-done)
 		})
 	}
+}
+
+func TestClientThatDoesNotReadHoldsNoPermit(t *testing.T) {
+	h := start(t, func(c *Config) { c.SlowStatement = time.Millisecond })
+	fresh(t, h)
+	r := dialRaw(t, h.addr).login()
+	r.send(&pgproto3.Query{String: "insert into t select i, repeat('x', 10000) from generate_series(1, 3000) i returning *"})
+	require.Eventually(t, func() bool { return len(h.fake.waitedFor()) > 0 || h.failures() > 0 && h.fake.permits.Load() == 0 }, 9*time.Second, time.Millisecond)
+	names := r.until("ReadyForQuery")
+	if h.fake.waitedFor() == nil {
+		require.Contains(t, names, "ErrorResponse 40001")
+	}
+}
+
+func (f *fakeCommits) waitedFor() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.waited
+}
+
+func (h *harness) failures() int {
+	h.fake.mu.Lock()
+	defer h.fake.mu.Unlock()
+	return len(h.fake.failed)
 }
 
 func TestCancel(t *testing.T) {

@@ -142,7 +142,7 @@ func (s *session) tryAgain(u *unit, e *mtm.Error, n int) bool {
 		return false
 	}
 	switch {
-	case slow && e.Code == mtm.CodeQueryCanceled:
+	case slow && e == errSlow:
 		s.srv.count.slow.Add(1)
 		u.stmts[0].MarkSlow()
 		return true
@@ -179,25 +179,48 @@ func (s *session) rollback() error {
 	return s.waitReady()
 }
 
+// errSlow is for the client of a statement that held a permit for too long and cannot be run again, because he has part
+// of its answer: only one who does not read what he asked for meets it.
+var errSlow = &mtm.Error{
+	Code: mtm.CodeSerialization, Msg: "the statement was in the way of other transactions for too long",
+	Detail: "The client did not read its rows.", Hint: "The transaction might succeed if retried.",
+}
+
+// unreadLimit is how many times Config.SlowStatement a client may take to read rows while their transaction holds a permit.
+const unreadLimit = 50
+
 // watchSlow cancels a statement that holds a permit for too long; attempt then runs it again without. It does so again
-// and again: a cancel request that comes before PostgreSQL has begun the statement has no effect. stop ends it.
+// and again: a cancel request that comes before PostgreSQL has begun the statement has no effect. Once the client has
+// part of the answer the statement has done its work, and only his reading is waited for. stop ends it.
 func (s *session) watchSlow() (stop func()) {
 	after := s.srv.conf.SlowStatement
 	ended := false // under mu
+	times := 0
 	var timer *time.Timer
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	timer = time.AfterFunc(after, func() {
+		unread := s.unread()
+		wait := unread && times < unreadLimit
+		times++
 		s.mu.Lock()
 		if ended || s.step.done || s.syncs == 0 || s.dead != nil {
 			s.mu.Unlock()
 			return
 		}
-		s.slow = true
-		s.cancels++
-		s.mu.Unlock()
-		s.cancelBackend()
-		s.mu.Lock()
+		if !wait {
+			s.slow = true
+			if s.cause == nil {
+				s.cause = errSlow
+			}
+			s.cancels++
+			s.mu.Unlock()
+			s.cancelBackend()
+			s.mu.Lock()
+		}
+		if unread && times > 2*unreadLimit && !ended && !s.step.done {
+			s.back.Close() // PostgreSQL heeds no cancel request while it waits to send
+		}
 		if !ended {
 			timer.Reset(after)
 		}
