@@ -210,10 +210,18 @@ func (m *lockMonitor) tell(ctx context.Context, job *applyJob, w lockWait) error
 		return nil
 	case strings.HasPrefix(w.state, "idle in transaction"):
 		m.cfg.Log.Info("ending a session that blocks a replicated transaction", keyPID, w.blocker, keyGID, job.gid.String())
-		return m.signal(ctx, "pg_terminate_backend", w.blocker)
+		return m.stop(ctx, "pg_terminate_backend", w)
 	}
 	m.cfg.Log.Info("cancelling a statement that blocks a replicated transaction", keyPID, w.blocker, keyGID, job.gid.String())
-	return m.signal(ctx, "pg_cancel_backend", w.blocker)
+	return m.stop(ctx, "pg_cancel_backend", w)
+}
+
+// stop signals a client's backend if it still is in the way: since it was looked at, its transaction may have ended, and
+// what it does now is nobody's business.
+func (m *lockMonitor) stop(ctx context.Context, function string, w lockWait) error {
+	_, err := query(ctx, m.conn, "SELECT "+function+"($1::int4) WHERE $1::int4 = ANY (pg_blocking_pids($2::int4))",
+		strconv.Itoa(int(w.blocker)), strconv.Itoa(int(w.pid)))
+	return err
 }
 
 // signal calls one of PostgreSQL's functions that signal a backend.
