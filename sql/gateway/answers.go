@@ -287,6 +287,7 @@ func (s *session) failed(e expect, msg []byte) {
 		perr, msg = cause, appendError(nil, 'E', "ERROR", cause)
 	} else {
 		perr = parseError(msg[5:])
+		perr.Err = rawError(bytes.Clone(msg))
 	}
 	if s.guarded != nil && code == mtm.CodeReadOnly {
 		s.guarded.markWrote()

@@ -78,6 +78,9 @@ func appendParameter(b []byte, name, value string) []byte {
 
 // appendError writes e as an ErrorResponse ('E') or NoticeResponse ('N') of the given severity.
 func appendError(b []byte, typ byte, severity string, e *mtm.Error) []byte {
+	if raw, ok := e.Err.(rawError); ok && typ == 'E' && severity == "ERROR" {
+		return append(b, raw...)
+	}
 	b, at := begin(b, typ)
 	b = cstring(append(b, 'S'), severity)
 	b = cstring(append(b, 'V'), severity)
@@ -119,6 +122,11 @@ func field(body []byte, code byte) string {
 func parseError(body []byte) *mtm.Error {
 	return &mtm.Error{Code: field(body, 'C'), Msg: field(body, 'M'), Detail: field(body, 'D'), Hint: field(body, 'H')}
 }
+
+// rawError is the cause of an error of PostgreSQL's own: the whole message, with the fields that mtm.Error has not.
+type rawError []byte
+
+func (e rawError) Error() string { return "from PostgreSQL" }
 
 // shiftPosition rewrites an ErrorResponse (a whole message) so that its position counts shift characters more.
 func shiftPosition(msg []byte, shift int) []byte {
