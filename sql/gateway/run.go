@@ -59,7 +59,8 @@ func (s *session) goodbye(ctx context.Context, err error) {
 		// The connection broke with PREPARE TRANSACTION on its way.
 		e := &mtm.Error{Code: "08006", Msg: "connection to PostgreSQL was lost", Err: err}
 		s.srv.conf.Commits.Prepared(gid, e, true)
-		fatal = appendError(nil, 'E', "FATAL", mtm.Unknown(gid, "The connection to PostgreSQL was lost during PREPARE TRANSACTION."))
+		// It is aborted, whatever PostgreSQL made of it: what is not known to be prepared is never precommitted.
+		fatal = appendError(nil, 'E', "FATAL", mtm.Conflict("The connection to PostgreSQL was lost during PREPARE TRANSACTION."))
 	}
 	if errors.Is(err, errGone) && gid.IsZero() {
 		s.client.Close()
