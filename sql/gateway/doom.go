@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"mtm"
+	"mtm/sql/statement"
 )
 
 // Doom ends the transaction of the session whose PostgreSQL process is pid: an applying remote transaction needs a lock
 // that it holds, and the remote one is prepared where it comes from. The client gets cause, a 40001. false: there is no
-// such session, it is in no transaction, or its PREPARE TRANSACTION is on its way. true: it will end, or be prepared.
+// such session, or it is in no transaction. true: it will end, or be prepared, or is so by now: who waits must look again.
 func (s *Server) Doom(pid int32, cause *mtm.Error) bool {
 	s.mu.Lock()
 	sess := s.sessions[pid]
@@ -26,13 +27,17 @@ func (s *Server) Doom(pid int32, cause *mtm.Error) bool {
 
 func (s *session) doom(cause *mtm.Error) bool {
 	s.mu.Lock()
-	if s.dead != nil || s.preparing || !s.waiting.IsZero() {
+	if s.dead != nil {
 		s.mu.Unlock()
 		return false
 	}
+	if s.preparing || !s.waiting.IsZero() {
+		s.mu.Unlock()
+		return true
+	}
 	if s.owed() == 0 && s.syncs == 0 {
 		// Idle, or gathering messages: the client's goroutine rolls the block back.
-		ok := s.tx == 'T'
+		ok := s.tx != 'I' // a failed block holds the locks that it took before its savepoint
 		if ok {
 			s.cause, s.doomed = cause, true
 			s.wake()
@@ -42,7 +47,7 @@ func (s *session) doom(cause *mtm.Error) bool {
 	}
 	if !s.gid.IsZero() && s.step.done {
 		s.mu.Unlock()
-		return false
+		return true
 	}
 	s.cause = cause
 	s.cancels++
@@ -54,7 +59,7 @@ func (s *session) doom(cause *mtm.Error) bool {
 // endDoomed ends the block of a client who is not running anything. He sees a block that has failed: PostgreSQL is given
 // one, so that all that follows is as he knows it.
 func (s *session) endDoomed(cause *mtm.Error) error {
-	if s.status() != 'T' {
+	if s.status() == 'I' {
 		return nil
 	}
 	s.resetStep(false)
@@ -71,6 +76,31 @@ func (s *session) endDoomed(cause *mtm.Error) error {
 	s.mu.Lock()
 	s.told = cause
 	s.mu.Unlock()
+	return nil
+}
+
+// untold is the error that ended the block behind the client's back, if st would pass in a failed block without one:
+// the client would take a COMMIT for done. It is told once.
+func (s *session) untold(st *statement.Statement) *mtm.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told == nil || s.tx != 'E' || st == nil || st.Kind != statement.Commit && st.Kind != statement.Savepoint {
+		return nil
+	}
+	e := s.told
+	s.told = nil
+	return e
+}
+
+// tellDoom answers a Query with what untold gave. A COMMIT ends the block, as one that fails does.
+func (s *session) tellDoom(st *statement.Statement, e *mtm.Error) error {
+	if st.Kind != statement.Commit {
+		return s.refuse(e)
+	}
+	if err := s.rollback(); err != nil {
+		return err
+	}
+	s.fail(e, 'I')
 	return nil
 }
 

@@ -92,6 +92,9 @@ func (s *session) forward(read bool) error {
 func (s *session) single(ctx context.Context, st *statement.Statement, text string) error {
 	tx := s.status()
 	if tx == 'E' {
+		if e := s.untold(st); e != nil {
+			return s.tellDoom(st, e)
+		}
 		return s.forward(false)
 	}
 	if e := s.refusal(ctx, st, tx); e != nil {
@@ -110,6 +113,8 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 			return s.forward(false)
 		}
 		return s.commitQuery(ctx, st)
+	case statement.Rollback, statement.Savepoint: // outside of a block PostgreSQL warns or refuses by itself
+		return s.forward(true)
 	case statement.Session:
 		if st.Has(statement.ShowsReadOnly) {
 			return s.aboutReadOnly(ctx, u, tx)
@@ -238,6 +243,11 @@ func (s *session) inBlock(u *unit) error {
 // which runs them as one transaction; else in pieces, one after the other.
 func (s *session) many(ctx context.Context, stmts []*statement.Statement, text string) error {
 	tx := s.status()
+	if tx == 'E' {
+		if e := s.untold(stmts[0]); e != nil {
+			return s.tellDoom(stmts[0], e)
+		}
+	}
 	reads := true
 	for _, st := range stmts {
 		if e := s.refusal(ctx, st, 'T'); e != nil && tx != 'E' {

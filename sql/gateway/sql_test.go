@@ -381,6 +381,24 @@ func TestDoom(t *testing.T) {
 			tag, err := conn.Exec(bg, "commit")
 			require.NoError(t, err)
 			require.Equal(t, "ROLLBACK", tag.String())
+			// Idle, and then it commits: a ROLLBACK without an error would look like a commit.
+			for _, sql := range []string{"commit", "rollback to s"} {
+				_, err = conn.Exec(bg, "begin")
+				require.NoError(t, err)
+				_, err = conn.Exec(bg, "savepoint s")
+				require.NoError(t, err)
+				_, err = conn.Exec(bg, "insert into t values (1, 'x')")
+				require.NoError(t, err)
+				require.True(t, h.Doom(pid, cause))
+				_, err = conn.Exec(bg, sql)
+				require.Equal(t, "40001", code(err), sql)
+				if conn.PgConn().TxStatus() == 'E' {
+					require.NotEqual(t, "commit", sql)
+					_, err = conn.Exec(bg, "rollback")
+					require.NoError(t, err)
+				}
+				require.Equal(t, byte('I'), conn.PgConn().TxStatus(), sql)
+			}
 			// Running a statement in its block.
 			_, err = conn.Exec(bg, "begin")
 			require.NoError(t, err)

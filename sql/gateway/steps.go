@@ -115,6 +115,16 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	if s.ext.wrapped {
 		tx = 'T'
 	}
+	if tx == 'E' {
+		if e := s.untold(m.def.stmt); e != nil {
+			if m.kind() == statement.Commit {
+				s.inject(injRollback, roleOurs)
+			}
+			s.provoke(e, false)
+			s.ext.failed = true
+			return end, nil
+		}
+	}
 	if e := s.refusalOf(ctx, m, tx); e != nil {
 		s.srv.count.refused.Add(1)
 		s.provoke(e, false)
