@@ -18,6 +18,10 @@
 //     Paxos (Lamport, Paxos Made Simple, 2001), one instance per transaction, acceptors are the configured nodes.
 //   - A transaction is applied only after everything its origin had finished, and that is prepared here, is finished
 //     here (Deps).
+//   - A number counts as decided, for Deps, only if it was decided here, or its origin says so in the Deps of a
+//     transaction of its own; what a restart finds journaled and not prepared may have been seen, so it counts, too.
+//   - A transaction is forgotten after every configured node has finished it; its origin has that on disk before it
+//     tells. So what is forgotten elsewhere and still prepared here was never precommitted, and is rolled back.
 //   - Between two transactions that block each other the older wins (generation, age, origin, sequence), on every node
 //     alike; a transaction that was precommitted is waited for (wound-wait: Rosenkrantz, Stearns, Lewis, 1978).
 //

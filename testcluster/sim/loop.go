@@ -154,7 +154,7 @@ func (n *node) turn() {
 func (n *node) hand() {
 	r := n.brain.Ready()
 	n.w.traceReady(n, r)
-	if n.w.chance(n.w.compact) && len(n.disk.records) > 20 {
+	if n.w.chance(n.w.compact) && len(n.disk.records) > 6 {
 		n.w.tracef("   n%d checkpoint", n.id)
 		r.Persist = append(r.Persist, n.brain.Checkpoint()...)
 	}
