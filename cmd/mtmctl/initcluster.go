@@ -76,8 +76,18 @@ func (r initResult) text(w io.Writer) {
 		}
 	}
 	if r.Done {
-		fmt.Fprintf(w, "cluster %q has %d nodes\n", r.Cluster, len(r.Nodes))
+		fmt.Fprintf(w, "cluster %q has %d nodes\n", r.Cluster, r.count())
 	} else if r.DryRun {
 		fmt.Fprintln(w, "dry run: nothing was changed")
 	}
+}
+
+// count is how many nodes there are: what is compared between them is told as one more, without a number.
+func (r initResult) count() (n int) {
+	for _, one := range r.Nodes {
+		if one.NodeID != 0 {
+			n++
+		}
+	}
+	return n
 }

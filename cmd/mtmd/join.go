@@ -32,8 +32,11 @@ func (d *daemon) precheck(ctx context.Context, req joinRequest) (precheckAnswer,
 		}
 		ans.Checks = append(ans.Checks, c)
 	}
-	add("node", d.checkIdentity(req), fmt.Sprintf("node %d of cluster %q", d.cfg.NodeID, d.cfg.Cluster),
-		"make node_id and cluster in mtmd.toml agree with the command")
+	identity, mend := d.checkIdentity(req), "make node_id and cluster in mtmd.toml agree with the command"
+	if errors.Is(identity, errMember) {
+		mend = "leave this node out, or give its mtmd an empty data_dir and a PostgreSQL that is in no cluster"
+	}
+	add("node", identity, fmt.Sprintf("node %d of cluster %q", d.cfg.NodeID, d.cfg.Cluster), mend)
 	for _, n := range req.Nodes {
 		if n.ID != d.cfg.NodeID {
 			addr := d.peerAddress(nodeState{ID: n.ID, Peer: n.Peer})

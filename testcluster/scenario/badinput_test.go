@@ -3,12 +3,14 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -64,6 +66,7 @@ func TestInitClusterRefuses(t *testing.T) {
 		n := c.For(t).Node(2)
 		n.StopMtmd()
 		n.StartMtmd(env...)
+		awaitPort(t, c, n.Info().Peer)
 	}
 	t.Run("a dry run changes nothing", func(t *testing.T) {
 		out := init(t, 0, "--dry-run")
@@ -78,6 +81,7 @@ func TestInitClusterRefuses(t *testing.T) {
 		require.Contains(t, out, "node 3")
 		require.Contains(t, out, "connection refused")
 		n.StartMtmd()
+		awaitPort(t, c, n.Info().Peer)
 	})
 	t.Run("wrong password", func(t *testing.T) {
 		execSQL(t, c.For(t).Node(2).ConnectPg(), "CREATE ROLE stranger SUPERUSER LOGIN PASSWORD 'right'")
@@ -150,16 +154,27 @@ func requireFailure(t *testing.T, out string, node int, check, found, fix string
 	_, part, ok := strings.Cut(out, fmt.Sprintf("node %d (", node))
 	require.True(t, ok, out)
 	part, _, _ = strings.Cut(part, "\nnode ")
-	lines := strings.Split(part, "\n")
-	for i, line := range lines {
-		if strings.HasPrefix(strings.TrimSpace(line), "FAIL  "+check+":") {
-			require.Contains(t, line, found)
-			require.Less(t, i+1, len(lines), out)
-			require.Contains(t, lines[i+1], fix)
-			return
-		}
+	_, part, ok = strings.Cut(part, "\n  FAIL  "+check+": ")
+	require.True(t, ok, "check %s of node %d did not fail:\n%s", check, node, out)
+	for _, mark := range []string{"ok  ", "warn", "FAIL"} {
+		part, _, _ = strings.Cut(part, "\n  "+mark+"  ")
 	}
-	t.Fatalf("check %s of node %d did not fail:\n%s", check, node, out)
+	detail, todo, ok := strings.Cut(part, "        fix: ")
+	require.True(t, ok, "no fix is told:\n%s", part)
+	require.Contains(t, detail, found)
+	require.Contains(t, todo, fix)
+}
+
+// awaitPort waits until somebody listens: mtmd answers /status a moment before its other ports.
+func awaitPort(t *testing.T, c *testcluster.Cluster, addr string) {
+	t.Helper()
+	await(t, c, "a listener at "+addr, func() error {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
 }
 
 // halfWay: node 3 dies between the checks and its turn.
@@ -175,6 +190,7 @@ func halfWay(t *testing.T, c *testcluster.Cluster, before []string) {
 	require.ErrorContains(t, err, "could not be made part of the cluster")
 	require.Equal(t, before, catalogs(t, c))
 	c.Node(3).StartMtmd()
+	awaitPort(t, c, c.Node(3).Info().Peer)
 	for _, n := range c.Nodes() {
 		require.Equal(t, "disabled", n.Status().Status)
 	}
@@ -184,9 +200,13 @@ func halfWay(t *testing.T, c *testcluster.Cluster, before []string) {
 func olderPostgres(t *testing.T, url string) string {
 	cfg, err := pgx.ParseConfig(url)
 	require.NoError(t, err)
-	version := []byte(fmt.Sprint(serverVersion(t, url)))
-	older := append([]byte("14"), version[2:]...)
-	return forge(t, cfg, func(b []byte) []byte { return bytes.ReplaceAll(b, version, older) })
+	version := serverVersion(t, url)
+	older := version%10000 + 140000
+	value := func(v int) []byte { return binary.BigEndian.AppendUint32([]byte{0, 0, 0, 4}, uint32(v)) } // a binary int4 and its length
+	return forge(t, cfg, func(b []byte) []byte {
+		b = bytes.ReplaceAll(b, []byte(strconv.Itoa(version)), []byte(strconv.Itoa(older)))
+		return bytes.ReplaceAll(b, value(version), value(older))
+	})
 }
 
 func serverVersion(t *testing.T, url string) int {
