@@ -27,7 +27,7 @@ func TestRowsInsertedOneByOneSurviveTheDeathOfAllDaemons(t *testing.T) {
 		want = 10_000
 	}
 	c := testcluster.Start(t, testcluster.Options{})
-	l := newLoad(t, c, 16)
+	l := newLoad(t, c, 24)
 	l.simple = true
 	began := time.Now()
 	l.start(t)

@@ -66,7 +66,7 @@ const loadSchema = `
 type load struct {
 	urls    []string // by node, from 0
 	clients int      // on each node
-	simple  bool     // single inserts only
+	simple  bool     // single inserts only, of which a few are read back
 	app     string   // application_name
 
 	mu      sync.Mutex
@@ -125,12 +125,13 @@ func (l *load) client(node int) {
 		if !write.open() {
 			continue
 		}
+		write.number++
 		id := fmt.Sprintf("%d-%d", node+1, l.tx.Add(1))
 		began := time.Now()
 		beforeCommit, err := l.transact(write.conn, id)
 		f := fateOf(err, beforeCommit)
 		l.note(node, id, f, err, time.Since(began))
-		if f == committed && read.open() {
+		if f == committed && (!l.simple || write.number%16 == 0) && read.open() {
 			l.readBack(&read, id)
 		}
 		if err != nil && write.conn.IsClosed() {
@@ -218,6 +219,7 @@ func (l *load) readBack(read *session, id string) {
 type session struct {
 	url, app string
 	conn     *pgx.Conn
+	number   int // of transactions tried
 }
 
 // open reports whether there is a connection now. A refused one is tried again a little later.
