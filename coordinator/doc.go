@@ -16,12 +16,9 @@
 //     journaled before a restart is not applied again.
 //   - Before ballot 0 is persisted the origin may abort on its own. After it, or for anybody else, only a quorum can:
 //     Paxos (Lamport, Paxos Made Simple, 2001), one instance per transaction, acceptors are the configured nodes.
-//   - A transaction is applied only after everything its origin had finished, and that is prepared here, is finished
-//     here (Deps).
-//   - A number counts as decided, for Deps, only if it was decided here, or its origin says so in the Deps of a
-//     transaction of its own; what a restart finds journaled and not prepared may have been seen, so it counts, too.
-//   - A transaction is forgotten after every configured node has finished it; its origin has that on disk before it
-//     tells. So what is forgotten elsewhere and still prepared here was never precommitted, and is rolled back.
+//   - A transaction is finished only after everything its origin had finished, and that is prepared here, is finished
+//     here (Deps), so nobody sees it before what it saw itself. DDL is applied only then, too; rows may be tried early,
+//     since what they need is prepared here: they wait for its locks, or fail and are applied again in their turn.
 //   - Between two transactions that block each other the older wins (generation, age, origin, sequence), on every node
 //     alike; a transaction that was precommitted is waited for (wound-wait: Rosenkrantz, Stearns, Lewis, 1978).
 //

@@ -211,12 +211,53 @@ func TestATransactionIsAppliedAfterWhatItsOriginHadFinished(t *testing.T) {
 	s.step(3, Applied{GID: first})
 	p := prepareOf(second, 2)
 	p.Deps = mtm.Deps{{Origin: 1, Upto: 1}}
+	p.Payload.Flags = mtm.PayloadDDL
 	s.hear(2, 3, p)
 	require.Equal(t, -1, s.said("3: start Apply mtm-2-1-1"))
 	s.hear(1, 3, mtm.Decided{GID: first, Commit: true})
 	require.Equal(t, -1, s.said("3: start Apply mtm-2-1-1"), "decided is not finished")
 	s.step(3, Finished{GID: first})
 	require.GreaterOrEqual(t, s.said("3: start Apply mtm-2-1-1"), 0)
+}
+
+// earlyStage is node 3 with a prepared transaction, and another of rows that may have seen it being applied early.
+func earlyStage(t *testing.T) (s *stage, first, second mtm.GID) {
+	t.Helper()
+	s = newStage(t, 3, Config{})
+	first, second = mtm.GID{Origin: 1, Gen: 1, Seq: 1}, mtm.GID{Origin: 2, Gen: 1, Seq: 1}
+	s.hear(1, 3, prepareOf(first, 1))
+	s.step(3, Applied{GID: first})
+	p := prepareOf(second, 2)
+	p.Deps = mtm.Deps{{Origin: 1, Upto: 1}}
+	s.hear(2, 3, p)
+	require.GreaterOrEqual(t, s.said("3: start Apply mtm-2-1-1"), 0)
+	s.done = nil
+	return s, first, second
+}
+
+func TestRowsThatFailEarlyAreAppliedAgainInTheirTurn(t *testing.T) {
+	s, first, second := earlyStage(t)
+	s.step(3, Applied{GID: second, Err: mtm.Conflict("row not found")})
+	require.GreaterOrEqual(t, s.said("3: do Finish mtm-2-1-1 abort"), 0, "it may be prepared all the same")
+	s.step(3, Finished{GID: second})
+	require.Equal(t, -1, s.said("3: start Apply mtm-2-1-1"))
+	require.Equal(t, -1, s.said("3: send to 2: Vote mtm-2-1-1"), "an early failure is no vote")
+	s.hear(1, 3, mtm.Decided{GID: first, Commit: true})
+	s.step(3, Finished{GID: first})
+	require.GreaterOrEqual(t, s.said("3: start Apply mtm-2-1-1"), 0)
+	s.step(3, Applied{GID: second})
+	require.GreaterOrEqual(t, s.said("3: send to 2: Vote mtm-2-1-1 yes"), 0)
+}
+
+func TestNobodySeesATransactionBeforeWhatItSawItself(t *testing.T) {
+	s, first, second := earlyStage(t)
+	s.step(3, Applied{GID: second})
+	require.GreaterOrEqual(t, s.said("3: send to 2: Vote mtm-2-1-1 yes"), 0)
+	s.hear(2, 3, mtm.Decided{GID: second, Commit: true})
+	require.Equal(t, -1, s.said("3: do Finish mtm-2-1-1 commit"))
+	s.hear(1, 3, mtm.Decided{GID: first, Commit: true})
+	s.step(3, Finished{GID: first})
+	require.GreaterOrEqual(t, s.said("3: do Finish mtm-2-1-1 commit"), 0)
 }
 
 func TestATransactionDoesNotWaitForWhatItsOriginHadNotSeen(t *testing.T) {

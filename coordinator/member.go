@@ -45,15 +45,43 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 	n.startIfFree(t)
 }
 
-// startIfFree applies a transaction that waits for nothing any more.
+// startIfFree applies a transaction that waits for nothing any more, or that may be tried before.
+//
+// Rows may be tried early: whatever the transaction saw is prepared here, so it holds its locks, and a change that needs
+// it waits for a lock or fails visibly; then the transaction is applied again in its turn. The text of a statement
+// might do something else without failing (DROP TABLE IF EXISTS), so DDL is never early, nor early after DDL.
 func (n *Node) startIfFree(t *txn) {
-	if t.local != localWaiting || len(t.waitsFor) > 0 {
+	if len(t.waitsFor) == 0 {
+		delete(n.waiting, t.gid)
+	}
+	if t.local == localPrepared && t.outcome != undecided {
+		n.finish(t)
+	}
+	if t.local != localWaiting {
 		return
 	}
+	t.early = len(t.waitsFor) > 0
+	if t.early && (t.tried || !n.mayBeEarly(t)) {
+		return
+	}
+	t.tried = true
 	t.local = localApplying
-	delete(n.waiting, t.gid)
 	n.ready.Start = append(n.ready.Start, Apply{GID: t.gid, Age: t.age, Payload: t.payload})
-	t.payload.Data = nil // the applier and the journal have it
+	if !t.early {
+		t.payload.Data = nil // the applier and the journal have it
+	}
+}
+
+func (n *Node) mayBeEarly(t *txn) bool {
+	if t.payload.Has(mtm.PayloadDDL) {
+		return false
+	}
+	for gid := range t.waitsFor {
+		if n.txns[gid].payload.Has(mtm.PayloadDDL) {
+			return false
+		}
+	}
+	return true
 }
 
 func (n *Node) applied(ev Applied) {
@@ -61,9 +89,15 @@ func (n *Node) applied(ev Applied) {
 	if t == nil || t.local != localApplying {
 		return
 	}
-	if ev.Err == nil {
+	switch {
+	case ev.Err == nil:
 		t.local = localPrepared
-	} else {
+		t.payload.Data = nil
+	case t.early && t.outcome == undecided:
+		t.local = localRetrying
+		n.do(Finish{GID: t.gid}) // should PostgreSQL have it prepared all the same, it would stand in its own way
+		return
+	default:
 		t.local = localFailed
 		t.failure = ev.Err
 	}
@@ -131,11 +165,14 @@ func (n *Node) setOutcome(t *txn, commit bool) {
 // finish brings the outcome into this node's PostgreSQL, as soon as nothing else is under way for it.
 func (n *Node) finish(t *txn) {
 	switch t.local {
-	case localSession, localFinishing:
+	case localSession, localFinishing, localRetrying:
 		// The session's answer, or the Finish, comes back here.
 	case localApplying:
 		n.do(CancelApply{GID: t.gid})
 	case localPrepared, localLost, localFailed:
+		if t.outcome == committed && len(t.waitsFor) > 0 {
+			return // nobody may see it before what it saw itself
+		}
 		// A lost one may have been finished before the restart, and a failed one may be prepared all the same, if
 		// PostgreSQL crashed before it answered; Finish does not mind.
 		t.local = localFinishing
@@ -146,8 +183,14 @@ func (n *Node) finish(t *txn) {
 }
 
 func (n *Node) finishedHere(gid mtm.GID) {
-	if t := n.txns[gid]; t != nil && t.local == localFinishing {
+	t := n.txns[gid]
+	switch {
+	case t == nil:
+	case t.local == localFinishing, t.local == localRetrying && t.outcome != undecided:
 		n.settled(t)
+	case t.local == localRetrying:
+		t.local = localWaiting
+		n.startIfFree(t)
 	}
 }
 

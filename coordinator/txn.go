@@ -10,6 +10,7 @@ const (
 	localSession                // our own session is about to prepare it
 	localWaiting                // applied when what it depends on is finished
 	localApplying               // an Apply is under way
+	localRetrying               // an early Apply failed: it is rolled back for certain, then applied again in its turn
 	localPrepared               // prepared, durably
 	localFailed                 // could not be applied: voted no
 	localLost                   // journaled before a restart and not prepared now: never applied again
@@ -48,7 +49,9 @@ type txn struct {
 	accepted  mtm.Ballot // acceptor: zero when nothing was
 	acceptVal bool       // acceptor: accepted commit
 
-	waitsFor map[mtm.GID]bool // while localWaiting
+	waitsFor map[mtm.GID]bool // what it may have seen and is not finished here
+	tried    bool             // an Apply was started
+	early    bool             // its Apply was started before that was finished, so it may fail for the lack of it
 	coord    *coord           // on the origin
 	attempt  *attempt         // while this node resolves it
 	orphan   bool             // its origin is lost, or forgot it: the resolver may decide
@@ -94,7 +97,7 @@ func older(a, b *txn) bool {
 // holdsOrWill reports whether the transaction may still change what others see in this PostgreSQL.
 func (t *txn) holdsOrWill() bool {
 	switch t.local {
-	case localWaiting, localApplying, localPrepared, localFinishing, localSession:
+	case localWaiting, localApplying, localRetrying, localPrepared, localFinishing, localSession:
 		return true
 	}
 	return false

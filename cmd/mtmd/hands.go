@@ -44,7 +44,7 @@ func (s *sink) Blocked(waiter, holder mtm.GID) {
 }
 
 func (s *sink) Conflict(waiter mtm.GID, pid uint32) bool {
-	return s.gateway.Doom(int32(pid), mtm.Conflict("Transaction "+waiter.String()+" of another node changes the same rows."))
+	return s.gateway.Doom(int32(pid), mtm.Conflict("Transaction "+waiter.String()+" of another node changes the same rows.")) || s.gateway.Owns(int32(pid))
 }
 
 func (s *sink) Finished(gid mtm.GID) { s.mail.post(coordinator.Finished{GID: gid}) }

@@ -33,19 +33,20 @@ type hands struct {
 // loop owns the brain. One goroutine steps it; a second carries out what it says, in Ready's order, so that the brain
 // goes on thinking while the disk syncs, and one sync serves all that was decided meanwhile.
 type loop struct {
-	node    *coordinator.Node
-	mail    *mailbox
-	journal *journal.Journal
-	hands   hands
-	metrics *metrics
-	log     *slog.Logger
-	started time.Time
-	status  func(coordinator.Status) // told when it changed
-	ask     chan func(*coordinator.Node)
-	ready   chan coordinator.Ready
-	records atomic.Int64 // written since the last checkpoint
-	marking bool         // a checkpoint is on its way
-	extra   []mtm.Record // the checkpoint, to go after what Ready holds
+	node     *coordinator.Node
+	mail     *mailbox
+	journal  *journal.Journal
+	hands    hands
+	metrics  *metrics
+	log      *slog.Logger
+	started  time.Time
+	status   func(coordinator.Status) // told when it changed
+	ask      chan func(*coordinator.Node)
+	ready    chan coordinator.Ready
+	applying map[mtm.GID]time.Time // when the Apply of a transaction was started
+	records  atomic.Int64          // written since the last checkpoint
+	marking  bool                  // a checkpoint is on its way
+	extra    []mtm.Record          // the checkpoint, to go after what Ready holds
 }
 
 const (
@@ -57,6 +58,7 @@ func newLoop(node *coordinator.Node, mail *mailbox, j *journal.Journal, h hands,
 	return &loop{
 		node: node, mail: mail, journal: j, hands: h, metrics: m, log: log, started: time.Now(), status: status,
 		ask: make(chan func(*coordinator.Node)), ready: make(chan coordinator.Ready, 1024),
+		applying: map[mtm.GID]time.Time{},
 	}
 }
 
@@ -137,6 +139,11 @@ func (l *loop) step(ev coordinator.Event) bool {
 	case coordinator.Captured:
 		failPoint("captured")
 		l.hands.mark(ev.GID, "capture")
+	case coordinator.Applied:
+		if began, ok := l.applying[ev.GID]; ok {
+			delete(l.applying, ev.GID)
+			l.metrics.phase("apply", time.Since(began))
+		}
 	case coordinator.Finished:
 		l.hands.mark(ev.GID, "commit_here")
 	}
@@ -182,6 +189,9 @@ func (l *loop) hand(ctx context.Context) error {
 		l.hands.send(m)
 	}
 	for _, a := range r.Start {
+		if apply, ok := a.(coordinator.Apply); ok {
+			l.applying[apply.GID] = time.Now()
+		}
 		l.hands.act(a)
 	}
 	l.markPhases(r)

@@ -25,6 +25,14 @@ func (s *Server) Doom(pid int32, cause *mtm.Error) bool {
 	return true
 }
 
+// Owns reports whether pid is the PostgreSQL process of a session of this gateway. Nobody else may end it: one that Doom
+// refused may be about to prepare, and its client would get 08007 for a transaction whose fate is known.
+func (s *Server) Owns(pid int32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sessions[pid] != nil
+}
+
 func (s *session) doom(cause *mtm.Error) bool {
 	s.mu.Lock()
 	if s.dead != nil {

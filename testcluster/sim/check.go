@@ -44,6 +44,7 @@ func (c *checker) begin(gid mtm.GID, images []image, waitLocal bool) {
 func (c *checker) prepared(n *node, gid mtm.GID) {
 	if r := c.txns[gid]; r != nil {
 		r.prepared = r.prepared.With(n.id)
+		r.rolled = r.rolled.Without(n.id) // an early Apply that failed is rolled back, and applied again in its turn
 	}
 }
 
