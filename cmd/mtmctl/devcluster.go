@@ -213,15 +213,17 @@ func newDevStop() *cobra.Command {
 
 func newDevStartNode() *cobra.Command {
 	var wait time.Duration
+	var env []string
 	cmd := newDevAct("start-node", "Start what does not run of a node", "It returns when they answer, and with --wait when the node is online.",
 		func(c *devcluster.Cluster, ctx context.Context, id int, w devcluster.What) error {
-			if err := c.StartNode(ctx, id, w); err != nil || wait == 0 {
+			if err := c.StartNode(ctx, id, w, env...); err != nil || wait == 0 {
 				return err
 			}
 			ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("after %v", wait))
 			defer cancel()
 			return c.WaitStatus(ctx, "online", id)
 		})
+	cmd.Flags().StringArrayVar(&env, "env", nil, "NAME=value for mtmd's environment, this time only (MTM_FAIL_AT=vote-persisted)")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait this long for the node to be online")
 	return cmd
 }
