@@ -10,8 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"mtm/testcluster"
@@ -160,20 +160,21 @@ func initTwice(t *testing.T, c *testcluster.Cluster) {
 	c.WaitOnline()
 }
 
-// withinCommit begins a commit on node 1 that must wait, because PostgreSQL of node 3 is frozen, calls f when it
-// waits, and then lets node 3 go on. It gives the answer of the commit.
-func withinCommit(t *testing.T, c *testcluster.Cluster, sql string, f func(cancel func())) error {
+// withinCommit begins a commit on node 1 that must wait, because PostgreSQL of node 3 is frozen, and calls f when it
+// waits. Node 3 goes on when f has returned. It gives the answer of the commit.
+func withinCommit(t *testing.T, c *testcluster.Cluster, sql string, f func(session *pgx.Conn, watch *pgx.Conn)) error {
 	t.Helper()
-	db := c.Node(1).Connect()
+	db, err := c.Node(1).ConnectErr(t.Context())
+	require.NoError(t, err)
 	watch := c.Node(1).ConnectPg()
 	answer := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	c.Node(3).FreezePostgres()
-	thaw := func() { c.Node(3).ThawPostgres() }
-	defer thaw()
-	ctx, leave := context.WithTimeout(t.Context(), patience)
-	defer leave()
+	defer c.Node(3).ThawPostgres()
 	go func() {
 		_, err := db.Exec(ctx, sql)
+		db.Close(context.Background()) //nolint:errcheck // it may be broken
 		answer <- err
 	}()
 	await(t, c, "a commit that waits", func() error {
@@ -182,66 +183,43 @@ func withinCommit(t *testing.T, c *testcluster.Cluster, sql string, f func(cance
 		}
 		return nil
 	})
-	f(func() {
-		short, stop := context.WithTimeout(t.Context(), 10*time.Second)
-		defer stop()
-		require.NoError(t, db.PgConn().CancelRequest(short))
-	})
-	leaveIfAsked := answer
-	select {
-	case err := <-leaveIfAsked:
-		return err
-	case <-time.After(patience):
-		t.Fatalf("the commit hangs\n%s", logs(c))
-		return nil
+	f(db, watch)
+	return <-answer // its context ends it, if nothing else does
+}
+
+// nowhereNow requires that a table is empty on all nodes, and that nothing is prepared any more.
+func nowhereNow(t *testing.T, c *testcluster.Cluster, table string) {
+	t.Helper()
+	requireNonePrepared(t, c)
+	for _, n := range c.Nodes() {
+		require.Zero(t, one[int](t, n.Connect(), "SELECT count(*) FROM "+table), "node %d", n.ID)
 	}
+	c.RequireEqual()
 }
 
 func cancelDuringCommit(t *testing.T, c *testcluster.Cluster) {
 	execSQL(t, c.Node(1).Connect(), "CREATE TABLE cancelled (id int)")
-	err := withinCommit(t, c, "INSERT INTO cancelled VALUES (1)", func(cancel func()) { cancel() })
+	err := withinCommit(t, c, "INSERT INTO cancelled VALUES (1)", func(session, _ *pgx.Conn) {
+		require.NoError(t, session.PgConn().CancelRequest(t.Context()))
+	})
 	require.Equal(t, "57014", sqlState(err), "%v", err)
-	requireNonePrepared(t, c)
-	for _, n := range c.Nodes() {
-		require.Zero(t, one[int](t, n.Connect(), "SELECT count(*) FROM cancelled"), "node %d", n.ID)
-	}
-	c.RequireEqual()
+	nowhereNow(t, c, "cancelled")
 }
 
 func leaveDuringCommit(t *testing.T, c *testcluster.Cluster) {
 	execSQL(t, c.Node(1).Connect(), "CREATE TABLE left_alone (id int)")
-	db, err := c.Node(1).ConnectErr(t.Context())
-	require.NoError(t, err)
-	watch := c.Node(1).ConnectPg()
-	c.Node(3).FreezePostgres()
-	ctx, leave := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		db.Exec(ctx, "INSERT INTO left_alone VALUES (1)") //nolint:errcheck // it is interrupted
-	}()
-	await(t, c, "a commit that waits", func() error {
-		if len(prepared(t, watch)) == 0 {
-			return fmt.Errorf("nothing is prepared on node 1")
-		}
-		return nil
+	err := withinCommit(t, c, "INSERT INTO left_alone VALUES (1)", func(session, watch *pgx.Conn) {
+		// Only the socket closes: no Terminate message, no cancel request.
+		require.NoError(t, session.PgConn().Conn().Close())
+		await(t, c, "the rollback on node 1, with node 3 still frozen", func() error {
+			if left := prepared(t, watch); len(left) > 0 {
+				return fmt.Errorf("left: %v", left)
+			}
+			return nil
+		})
 	})
-	// Only the socket closes: no Terminate message, no cancel request.
-	require.NoError(t, db.PgConn().Conn().Close())
-	leave()
-	<-done
-	await(t, c, "the rollback on node 1, with node 3 still frozen", func() error {
-		if left := prepared(t, watch); len(left) > 0 {
-			return fmt.Errorf("left: %v", left)
-		}
-		return nil
-	})
-	c.Node(3).ThawPostgres()
-	requireNonePrepared(t, c)
-	for _, n := range c.Nodes() {
-		require.Zero(t, one[int](t, n.Connect(), "SELECT count(*) FROM left_alone"), "node %d", n.ID)
-	}
-	c.RequireEqual()
+	require.Error(t, err)
+	nowhereNow(t, c, "left_alone")
 }
 
 // killedSessions ends PostgreSQL's processes of sessions that write, in whatever they do, on all nodes.
