@@ -44,6 +44,7 @@ type loop struct {
 	ask      chan func(*coordinator.Node)
 	ready    chan coordinator.Ready
 	applying map[mtm.GID]time.Time // when the Apply of a transaction was started
+	queued   atomic.Int64          // Readys that carryOut has not carried yet
 	records  atomic.Int64          // written since the last checkpoint
 	marking  bool                  // a checkpoint is on its way
 	extra    []mtm.Record          // the checkpoint, to go after what Ready holds
@@ -199,12 +200,25 @@ func (l *loop) hand(ctx context.Context) error {
 	if r.Empty() {
 		return nil
 	}
+	if l.queued.Load() == 0 && !needsSync(r) {
+		return l.carry([]coordinator.Ready{r}) // nobody is before it, and it need not wait for the disk
+	}
+	l.queued.Add(1)
 	select {
 	case l.ready <- r:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+func needsSync(r coordinator.Ready) bool {
+	for _, rec := range r.Persist {
+		if rec.Sync() {
+			return true
+		}
+	}
+	return false
 }
 
 // markPhases notes which phases of own commits this Ready ends.
@@ -241,13 +255,22 @@ func (l *loop) carryOut(ctx context.Context) error {
 				more = false
 			}
 		}
-		if err := l.write(batch); err != nil {
+		if err := l.carry(batch); err != nil {
 			return err
 		}
-		for i := range batch {
-			l.release(&batch[i])
-		}
+		l.queued.Add(-int64(len(batch)))
 	}
+}
+
+// carry writes what batch has to remember, and only then lets the rest of it happen.
+func (l *loop) carry(batch []coordinator.Ready) error {
+	if err := l.write(batch); err != nil {
+		return err
+	}
+	for i := range batch {
+		l.release(&batch[i])
+	}
+	return nil
 }
 
 func (l *loop) write(batch []coordinator.Ready) error {
