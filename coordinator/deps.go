@@ -12,7 +12,7 @@ import (
 // that waits for it, and neither would ever end.
 type seen struct {
 	upto uint64
-	open map[uint64]struct{}
+	open []uint64 // ascending
 }
 
 // maxGap bounds what one number can make a node remember.
@@ -21,7 +21,7 @@ const maxGap = 1 << 16
 func (n *Node) seenOf(origin mtm.NodeID) *seen {
 	s := n.seen[origin]
 	if s == nil {
-		s = &seen{upto: n.forgotten[origin], open: map[uint64]struct{}{}}
+		s = &seen{upto: n.forgotten[origin]}
 		n.seen[origin] = s
 	}
 	return s
@@ -34,35 +34,49 @@ func (s *seen) hear(seq uint64) {
 	}
 	for s.upto < seq {
 		s.upto++
-		s.open[s.upto] = struct{}{}
+		s.open = append(s.open, s.upto)
 	}
 }
 
 // learn what the origin itself says of its numbers. It leaves no number between unused ones and a restart in doubt.
 func (s *seen) learn(d mtm.OriginDeps) {
-	for seq := range s.open {
-		if _, open := slices.BinarySearch(d.Except, seq); seq <= d.Upto && !open {
-			delete(s.open, seq)
-		}
-	}
+	s.keep(func(seq uint64) bool {
+		_, open := slices.BinarySearch(d.Except, seq)
+		return seq > d.Upto || open
+	})
 	for _, seq := range d.Except {
 		if seq > s.upto && seq <= d.Upto {
-			s.open[seq] = struct{}{}
+			s.open = append(s.open, seq)
 		}
 	}
 	s.upto = max(s.upto, d.Upto)
 }
 
+// keep forgets the open numbers that f does not want.
+func (s *seen) keep(f func(uint64) bool) {
+	s.open = slices.DeleteFunc(s.open, func(seq uint64) bool { return !f(seq) })
+	if len(s.open) == 0 && cap(s.open) > 1024 {
+		s.open = nil
+	}
+}
+
+// reopen makes one number open that was taken for decided.
+func (s *seen) reopen(seq uint64) {
+	if i, found := slices.BinarySearch(s.open, seq); !found {
+		s.open = slices.Insert(s.open, i, seq)
+	}
+}
+
 // decided: seq is open no more.
-func (s *seen) decided(seq uint64) { delete(s.open, seq) }
+func (s *seen) decided(seq uint64) {
+	if i, found := slices.BinarySearch(s.open, seq); found {
+		s.open = slices.Delete(s.open, i, i+1)
+	}
+}
 
 // allDecided: nothing up to upto is open.
 func (s *seen) allDecided(upto uint64) {
-	for seq := range s.open {
-		if seq <= upto {
-			delete(s.open, seq)
-		}
-	}
+	s.keep(func(seq uint64) bool { return seq > upto })
 	s.upto = max(s.upto, upto)
 }
 
@@ -83,15 +97,7 @@ func (n *Node) depsNow() mtm.Deps {
 		if s == nil || s.upto == 0 {
 			continue
 		}
-		d := mtm.OriginDeps{Origin: id, Upto: s.upto}
-		if len(s.open) > 0 {
-			d.Except = make([]uint64, 0, len(s.open))
-			for seq := range s.open {
-				d.Except = append(d.Except, seq)
-			}
-			slices.Sort(d.Except)
-		}
-		deps = append(deps, d)
+		deps = append(deps, mtm.OriginDeps{Origin: id, Upto: s.upto, Except: slices.Clone(s.open)})
 	}
 	return deps
 }

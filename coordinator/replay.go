@@ -114,7 +114,7 @@ func (n *Node) ownNumbers() {
 	s.allDecided(n.next - 1)
 	for gid, t := range n.txns {
 		if gid.Origin == n.cfg.ID && t.outcome == undecided && t.local != localLost {
-			s.open[gid.Seq] = struct{}{}
+			s.reopen(gid.Seq)
 		}
 	}
 }
