@@ -333,6 +333,9 @@ func TestShutdownTellsEverybody(t *testing.T) {
 	block.until("ReadyForQuery")
 	busy := dialRaw(t, srv.Addrs()[0].String()).login()
 	busy.send(&pgproto3.Query{String: "select pg_sleep(100)"})
+	require.Eventually(t, func() bool {
+		return h.direct(t, "select count(*) from pg_stat_activity where query = 'select pg_sleep(100)' and state = 'active'") == 1
+	}, 10*time.Second, 5*time.Millisecond)
 	half := dialRaw(t, srv.Addrs()[0].String())
 	cancel()
 	for _, r := range []*raw{idle, block, busy} {
@@ -341,6 +344,9 @@ func TestShutdownTellsEverybody(t *testing.T) {
 	_, err = io.ReadAll(half.Conn)
 	require.NoError(t, err)
 	require.NoError(t, <-done)
+	require.Eventually(t, func() bool {
+		return h.direct(t, "select count(*) from pg_stat_activity where query = 'select pg_sleep(100)' and state = 'active'") == 0
+	}, 10*time.Second, 5*time.Millisecond, "the statement goes on without its client")
 }
 
 func TestBackendKilled(t *testing.T) {

@@ -36,12 +36,17 @@ func (s *session) run(ctx context.Context) error {
 // that waits learns of it by its context.
 func (s *session) shutDown() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting.IsZero() && !s.preparing {
+	cut := s.waiting.IsZero() && !s.preparing
+	if cut {
 		s.back.Close()
+		s.cancels++
 	}
 	s.closing = true
 	s.wake()
+	s.mu.Unlock()
+	if cut {
+		s.cancelBackend() // PostgreSQL would go on with the statement, though nobody listens
+	}
 }
 
 // goodbye tells the client why the session ends, PostgreSQL that it does, and the rest of mtm what became of a permit.
