@@ -76,9 +76,11 @@ type Wound struct {
 	For GID // the older one
 }
 
-// Forget tells that every transaction of the sender up to Upto is finished on all configured nodes.
+// Forget tells that every transaction of the sender up to Upto is finished on all members of generation Gen, in which
+// the sender is online. Without elections Gen is 0, and all configured nodes are members.
 type Forget struct {
 	Upto uint64
+	Gen  uint64
 }
 
 func (Prepare) body()  {}
@@ -132,3 +134,60 @@ func (HeartbeatAck) body() {}
 func (Campaign) body()     {}
 func (CampaignVote) body() {}
 func (Elected) body()      {}
+
+// Span is the numbers First to Last, both counted.
+type Span struct {
+	First, Last uint64
+}
+
+// OriginHave is what a node has finished of one origin: everything up to Upto, and Above, ascending and disjoint.
+type OriginHave struct {
+	Origin NodeID
+	Upto   uint64
+	Above  []Span
+}
+
+// Recover asks a node that is online for what the sender lacks. The answers, RecoverTxn and RecoverDone, are numbered
+// from 1; a new request ends the old one.
+type Recover struct {
+	Stream     uint64 // names the answers; never used twice by one node
+	Gen        uint64 // the sender's generation: marks of older ones do not count
+	LastOnline uint64 // the last generation in which the sender was online
+	Have       []OriginHave
+	Undecided  []GID // what the sender holds without an outcome, though Have may cover it
+}
+
+// RecoverTxn is one transaction that the asking node lacks.
+type RecoverTxn struct {
+	Stream, Seq uint64
+	Life        uint64 // of the donor: StreamJournal.Life
+	GID         GID
+	Age         uint64
+	Deps        Deps
+	Payload     Payload
+	Fate        Fate
+}
+
+// Fate is what became of a transaction at the donor.
+type Fate int
+
+// The fates.
+const (
+	FateUndecided Fate = iota // prepared there, at the mark
+	FateCommitted
+	FateAborted
+)
+
+// RecoverDone tells that the stream has reached the donor's mark of generation Gen, or, when Gen is 0, how far it is from
+// the end of the donor's journal. A donor says so every few hundred milliseconds at least, so that it is not given up.
+type RecoverDone struct {
+	Stream, Seq uint64
+	Life        uint64
+	Gen         uint64
+	Behind      uint64 // bytes of the journal that were not read yet; 0: the end, for the moment
+	Forgotten   Deps   // at the mark: what the members of Gen have all finished
+}
+
+func (Recover) body()     {}
+func (RecoverTxn) body()  {}
+func (RecoverDone) body() {}

@@ -15,6 +15,9 @@ type RecPrepare struct {
 	Deps    Deps
 	Payload Payload
 	LSN     LSN // where the origin's WAL has it; 0 on other nodes
+	// Recovered: it came undecided from a donor, at a mark. This node never votes for it, so it may be committed though
+	// it was never prepared here.
+	Recovered bool
 }
 
 // RecPromise: no ballot below Ballot will be accepted for GID.
@@ -88,3 +91,44 @@ type RecGeneration struct {
 // Sync implements Record.
 func (RecGeneration) Sync() bool { return true }
 func (RecGeneration) record()    {}
+
+// RecMark: all that precedes it was done before this node became online in Gen. Prepared lists what it held prepared,
+// without an outcome, Forgotten what the members had all finished.
+type RecMark struct {
+	Gen       Generation
+	Prepared  []GID
+	Forgotten Deps
+}
+
+// RecRecover: a committed transaction that a donor sent, in the order in which it has to be applied. It is in
+// PostgreSQL when the position that PostgreSQL keeps with the data has reached At.
+type RecRecover struct {
+	GID     GID
+	Age     uint64
+	Deps    Deps
+	Payload Payload
+	At      uint64
+}
+
+// RecVoid: of the RecRecovers before it, those above Above were not applied and never will be: a node that starts asks
+// for them again.
+type RecVoid struct {
+	Above uint64
+}
+
+// RecHave: what was recovered of one origin and is in PostgreSQL. It is part of checkpoints only.
+type RecHave struct {
+	Origin NodeID
+	Spans  []Span
+}
+
+// Sync implements Record.
+func (RecMark) Sync() bool    { return true }
+func (RecRecover) Sync() bool { return true }
+func (RecHave) Sync() bool    { return false }
+func (RecVoid) Sync() bool    { return true }
+
+func (RecMark) record()    {}
+func (RecRecover) record() {}
+func (RecHave) record()    {}
+func (RecVoid) record()    {}

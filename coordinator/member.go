@@ -25,7 +25,10 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 		n.vote(t)
 		return
 	}
-	if p.GID.Gen != n.gen.Num || !n.gen.Members.Has(n.cfg.ID) {
+	if n.keep(p) {
+		return
+	}
+	if p.GID.Gen != n.gen.Num || !n.gen.Members.Has(n.cfg.ID) || !n.online() {
 		n.drop(p.Payload)
 		n.send(from, mtm.Vote{GID: p.GID, Err: mtm.Conflict(fmt.Sprintf("Node %d is in %v.", n.cfg.ID, n.gen))})
 		return
@@ -58,6 +61,10 @@ func (n *Node) startIfFree(t *txn) {
 		n.finish(t)
 	}
 	if t.local != localWaiting {
+		return
+	}
+	if n.stale(t) {
+		n.giveUp(t)
 		return
 	}
 	t.early = len(t.waitsFor) > 0
@@ -93,6 +100,9 @@ func (n *Node) applied(ev Applied) {
 	case ev.Err == nil:
 		t.local = localPrepared
 		t.payload.Data = nil
+	case t.recovered:
+		n.notPrepared(t)
+		return
 	case t.early && t.outcome == undecided:
 		t.local = localRetrying
 		n.do(Finish{GID: t.gid}) // should PostgreSQL have it prepared all the same, it would stand in its own way
@@ -103,6 +113,10 @@ func (n *Node) applied(ev Applied) {
 	}
 	if t.outcome != undecided {
 		n.finish(t)
+		return
+	}
+	if t.learned && t.local == localPrepared {
+		n.setOutcome(t, true)
 		return
 	}
 	n.vote(t)
@@ -136,7 +150,7 @@ func (n *Node) decide(t *txn, commit bool) {
 }
 
 func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
-	if _, ok := n.outcomes[d.GID]; ok || n.isForgotten(d.GID) {
+	if n.finished(d.GID) || n.isForgotten(d.GID) {
 		n.send(d.GID.Origin, mtm.Finished{GID: d.GID})
 		return
 	}
@@ -152,12 +166,15 @@ func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
 // setOutcome records a decision and carries it out here. The record precedes COMMIT PREPARED in the journal, so that
 // the order of decisions respects every row lock.
 func (n *Node) setOutcome(t *txn, commit bool) {
+	if commit && n.misses(t) {
+		return
+	}
 	t.outcome = outcomeOf(commit)
 	n.seenOf(t.gid.Origin).decided(t.gid.Seq)
 	t.attempt = nil
 	t.retryAt, t.backoff = n.now+n.cfg.Retransmit, n.cfg.Retransmit
 	if !t.payload.Has(mtm.PayloadEmpty) {
-		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit})
+		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit, Firm: commit && n.m != nil})
 	}
 	n.finish(t)
 }
@@ -170,7 +187,7 @@ func (n *Node) finish(t *txn) {
 	case localApplying:
 		n.do(CancelApply{GID: t.gid})
 	case localPrepared, localLost, localFailed:
-		if t.outcome == committed && len(t.waitsFor) > 0 {
+		if t.outcome == committed && len(t.waitsFor) > 0 && n.online() {
 			return // nobody may see it before what it saw itself
 		}
 		// A lost one may have been finished before the restart, and a failed one may be prepared all the same, if
@@ -184,6 +201,7 @@ func (n *Node) finish(t *txn) {
 
 func (n *Node) finishedHere(gid mtm.GID) {
 	t := n.txns[gid]
+	delete(n.strays, gid)
 	switch {
 	case t == nil:
 	case t.local == localFinishing, t.local == localRetrying && t.outcome != undecided:
@@ -206,7 +224,7 @@ func (n *Node) settled(t *txn) {
 		}
 	}
 	if t.coord == nil {
-		if !n.isForgotten(t.gid) {
+		if t.gid.Seq > n.forgotten[t.gid.Origin] {
 			n.outcomes[t.gid] = t.outcome == committed
 		}
 		delete(n.txns, t.gid)
@@ -221,6 +239,7 @@ func (n *Node) onFinished(from mtm.NodeID, f mtm.Finished) {
 	t := n.txns[f.GID]
 	switch {
 	case t == nil:
+	case f.GID.Origin != n.cfg.ID && n.m != nil: // TellOutcome answers questions
 	case f.GID.Origin != n.cfg.ID:
 		n.dropForgotten(t) // the answer to a question of ours: the sender has forgotten it
 	case t.coord == nil:
@@ -235,27 +254,25 @@ func (n *Node) onFinished(from mtm.NodeID, f mtm.Finished) {
 
 // doneBy counts who has finished an own transaction, answers the client, and lets go of it when all have.
 func (n *Node) doneBy(t *txn, id mtm.NodeID) {
+	t.coord.done = t.coord.done.With(id)
+	n.settleOwn(t)
+}
+
+// settleOwn does what may be done for an own transaction that is finished here.
+func (n *Node) settleOwn(t *txn) {
 	c := t.coord
-	c.done = c.done.With(id)
 	if t.local != localFinished {
 		return
 	}
-	wanted := mtm.Nodes(n.cfg.ID)
-	if t.outcome == committed && !t.payload.Has(mtm.PayloadWaitLocal) {
-		wanted = c.members
-	}
-	if !c.replied && c.done.Contains(wanted) {
+	if !c.replied && c.done.Contains(n.waitedFor(t)) {
 		c.replied = true
 		n.ready.Reply = append(n.ready.Reply, Reply{GID: t.gid, Err: n.replyError(t)})
 	}
-	holders := n.gen.Configured
-	if t.outcome == aborted {
-		holders = c.sent.With(n.cfg.ID)
-	} else if t.payload.Has(mtm.PayloadEmpty) {
-		holders = mtm.Nodes(n.cfg.ID)
-	}
-	if c.done.Contains(holders) {
+	if c.done.Contains(n.holdersOf(t)) {
 		n.outcomes[t.gid] = t.outcome == committed
+		if n.m != nil && t.payload.Has(mtm.PayloadEmpty) {
+			n.empties[t.gid] = true
+		}
 		delete(n.txns, t.gid)
 		n.drop(t.payload)
 		if c.permitted {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"mtm"
+	"mtm/generations"
 )
 
 // Config is what a Node must be told. Times are in milliseconds of Tick.Now.
@@ -16,7 +17,16 @@ type Config struct {
 	Retransmit   uint64 // first repetition of what was not answered; doubles up to 16 times; default 1000
 	ResolveAfter uint64 // from the loss of an origin to the first ballot; default 200
 	ForgetEvery  uint64 // between two Forget messages; default 200
+	RecoverAfter uint64 // silence of a donor after which another is asked; default 1000
 	Plant        Plant  // faults planted by tests; none in production
+
+	// Elections lets the generation change. Without it Generation is in force for ever, and every node is online.
+	Elections   bool
+	Incarnation uint64 // of this process: differs from those of its earlier lives
+	Recovered   uint64 // ApplyRecovered.At that PostgreSQL keeps with the data
+	Heartbeat   uint64 // see generations.Config, and Lease and Silence
+	Lease       uint64
+	Silence     uint64
 }
 
 // Plant names faults that the simulator must be able to find.
@@ -24,6 +34,8 @@ type Plant struct {
 	MajorityPrepare bool // precommit when a majority voted, instead of all members
 	StaleBallot     bool // accept a ballot below the promise
 	NoDeps          bool // apply without waiting for what the origin saw
+	SkipMark        bool // leave out what the donor held prepared at its mark
+	AnyDonor        bool // recover from whoever is up
 }
 
 func (c Config) withDefaults() Config {
@@ -36,6 +48,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Retransmit, 1000)
 	def(&c.ResolveAfter, 200)
 	def(&c.ForgetEvery, 200)
+	def(&c.RecoverAfter, 1000)
 	c.MaxInFlight = max(c.MaxInFlight, 1)
 	return c
 }
@@ -63,6 +76,22 @@ type Node struct {
 	forgetRepeat int              // rounds until Forget is repeated
 	shadow       *Node            // while a checkpoint is replayed
 	waiting      map[mtm.GID]*txn // those that are localWaiting
+
+	// With elections.
+	m          *generations.Machine
+	saved      mtm.RecGeneration // as replayed
+	closes     uint64            // CloseGates so far
+	gateClosed bool              // no permit is out
+	kept       []mtm.Prepare     // of a generation in which this node is not online yet
+	rec        recovery
+	asked      uint64 // streams so far
+	pending    []pendingTxn
+	recoverAt  uint64                // the last ApplyRecovered.At that was given
+	have       map[mtm.NodeID]spans  // per origin: recovered, and in PostgreSQL
+	served     map[mtm.NodeID]uint64 // per peer: the newest stream it asked this life for
+	donorAt    uint64                // when a donor was last in reach
+	empties    map[mtm.GID]bool      // of outcomes: they concern this node alone, so no checkpoint has them
+	strays     map[mtm.GID]bool      // left prepared by a recovery of an earlier life; being rolled back
 }
 
 // New makes a Node that knows nothing yet.
@@ -79,6 +108,10 @@ func (n *Node) reset() {
 	n.seen = map[mtm.NodeID]*seen{}
 	n.waiting = map[mtm.GID]*txn{}
 	n.next, n.reserved = 1, 1
+	n.have = map[mtm.NodeID]spans{}
+	n.strays = map[mtm.GID]bool{}
+	n.empties = map[mtm.GID]bool{}
+	n.served = map[mtm.NodeID]uint64{}
 }
 
 // Ready returns what is to be done since the last call, and clears it.
@@ -113,16 +146,29 @@ func (n *Node) Step(ev Event) {
 		n.blocked(ev)
 	case Finished:
 		n.finishedHere(ev.GID)
+	case Recovered:
+		n.recoveredHere(ev.At)
 	case GateClosed:
 		n.next = max(n.next, ev.Next)
+		n.gateClosed = n.gateClosed || !n.gateOpen && ev.Seq == n.closes
 	}
+	n.turn()
 }
 
 func (n *Node) receive(m mtm.Message) {
 	if !n.gen.Configured.Has(m.From) || m.From == n.cfg.ID || m.To != n.cfg.ID {
 		return
 	}
+	if n.m != nil && n.m.Receive(m.From, m.Body) {
+		return
+	}
 	switch b := m.Body.(type) {
+	case mtm.Recover:
+		n.onRecover(m.From, b)
+	case mtm.RecoverTxn:
+		n.onRecoverItem(m.From, b.Stream, b.Life, b.Seq, b)
+	case mtm.RecoverDone:
+		n.onRecoverItem(m.From, b.Stream, b.Life, b.Seq, b)
 	case mtm.Prepare:
 		n.onPrepare(m.From, b)
 	case mtm.Vote:
@@ -194,11 +240,18 @@ func (n *Node) known(gid mtm.GID) (commit, ok bool) {
 	if t := n.txns[gid]; t != nil && t.outcome != undecided {
 		return t.outcome == committed, true
 	}
+	if n.m != nil && n.have[gid.Origin].has(gid.Seq) {
+		return true, true
+	}
 	return false, false
 }
 
 // isForgotten reports whether the transaction is finished on all configured nodes.
-func (n *Node) isForgotten(gid mtm.GID) bool { return gid.Seq <= n.forgotten[gid.Origin] }
+//
+// With elections others may have forgotten what this node came back with and has not ended yet.
+func (n *Node) isForgotten(gid mtm.GID) bool {
+	return gid.Seq <= n.forgotten[gid.Origin] && (!n.cfg.Elections || n.txns[gid] == nil)
+}
 
 func (n *Node) up() mtm.NodeSet {
 	s := mtm.Nodes(n.cfg.ID)

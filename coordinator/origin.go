@@ -14,6 +14,9 @@ func (n *Node) permitted(ev Permitted) {
 	t.local = localSession
 	t.coord = &coord{members: n.gen.Members, permitted: true}
 	n.next = max(n.next, ev.GID.Seq+1)
+	if n.stale(t) || !n.online() {
+		n.abort(t, mtm.Conflict(fmt.Sprintf("The cluster moved on to %v.", n.gen)))
+	}
 	n.extendReserve()
 }
 
@@ -30,20 +33,25 @@ func (n *Node) extendReserve() {
 }
 
 func (n *Node) openGate() {
-	n.gateOpen = true
+	n.gateOpen, n.gateClosed = true, false
 	n.do(OpenGate{Gen: n.gen.Num, First: n.next, Below: n.reserved, Limit: n.cfg.MaxInFlight})
 }
 
 // checkGate opens the gate when every member is in reach, and closes it when one is not.
 func (n *Node) checkGate() {
 	missing := n.gen.Members.Minus(n.up())
-	may := n.started && missing == 0
+	may := n.started && missing == 0 && n.online()
 	switch {
 	case may && !n.gateOpen:
 		n.openGate()
 	case !may && n.gateOpen:
 		n.gateOpen = false
-		n.do(CloseGate{Reason: mtm.NotOnline(n.Status().Status, fmt.Sprintf("Nodes %v are out of reach.", missing))})
+		n.closes++
+		why := fmt.Sprintf("Nodes %v are out of reach.", missing)
+		if !n.online() {
+			why = fmt.Sprintf("The cluster moved on to %v.", n.gen)
+		}
+		n.do(CloseGate{Reason: mtm.NotOnline(n.Status().Status, why), Seq: n.closes})
 	}
 }
 

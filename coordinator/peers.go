@@ -16,8 +16,11 @@ func (n *Node) peerUp(id mtm.NodeID, incarnation uint64) {
 		n.peerDown(id)
 	}
 	n.peers[id] = incarnation
+	if n.m != nil {
+		n.m.PeerUp(id)
+	}
 	if upto := n.forgotten[n.cfg.ID]; upto > 0 && n.started {
-		n.send(id, mtm.Forget{Upto: upto})
+		n.sendForget(mtm.Nodes(id), upto)
 	}
 	for _, t := range sorted(n.txns) {
 		n.repeat(t) // what was said meanwhile was lost
@@ -31,6 +34,9 @@ func (n *Node) peerDown(id mtm.NodeID) {
 		return
 	}
 	delete(n.peers, id)
+	if n.m != nil {
+		n.m.PeerDown(id)
+	}
 	for _, t := range sorted(n.txns) {
 		if t.coord != nil && t.journaled && t.coord.members.Has(id) && !t.coord.votes.Has(id) {
 			n.abort(t, mtm.Conflict(fmt.Sprintf("Node %d was lost before it voted.", id)))
@@ -63,6 +69,9 @@ func (n *Node) tick(now uint64) {
 	n.now = now
 	if !n.started {
 		return
+	}
+	if n.m != nil {
+		n.m.Tick(now)
 	}
 	for _, t := range sorted(n.txns) {
 		if now < t.retryAt {
@@ -110,6 +119,9 @@ func (n *Node) repeat(t *txn) {
 
 // tellForget lets the others drop the outcomes that everybody has.
 func (n *Node) tellForget() {
+	if !n.online() {
+		return
+	}
 	upto := n.next - 1
 	for gid := range n.txns {
 		if gid.Origin == n.cfg.ID {
@@ -122,7 +134,18 @@ func (n *Node) tellForget() {
 	n.forgetRepeat--
 	if upto > n.forgetSent || n.forgetRepeat <= 0 && upto > 0 {
 		n.forgetSent, n.forgetRepeat = upto, forgetRepeat
-		n.sendAll(n.gen.Configured, mtm.Forget{Upto: upto})
+		n.sendForget(n.gen.Configured, upto)
+	}
+}
+
+// sendForget says for which generation it is true: who is not online in it may lack what others have finished.
+func (n *Node) sendForget(to mtm.NodeSet, upto uint64) {
+	f := mtm.Forget{Upto: upto}
+	if n.m != nil {
+		f.Gen = n.gen.Num
+	}
+	if n.online() {
+		n.sendAll(to, f)
 	}
 }
 
@@ -130,12 +153,17 @@ func (n *Node) tellForget() {
 const forgetRepeat = 16
 
 func (n *Node) onForget(from mtm.NodeID, f mtm.Forget) {
-	if f.Upto <= n.forgotten[from] {
+	if f.Upto <= n.forgotten[from] || n.m != nil && (!n.m.Online() || f.Gen != n.gen.Num) {
 		return
 	}
-	n.forget(from, f.Upto)
+	n.forgetOf(from, f.Upto)
+}
+
+// forgetOf ends what is still open of what the others have finished.
+func (n *Node) forgetOf(origin mtm.NodeID, upto uint64) {
+	n.forget(origin, upto)
 	for _, t := range sorted(n.txns) {
-		if t.gid.Origin == from && t.gid.Seq <= f.Upto {
+		if t.gid.Origin == origin && t.gid.Seq <= upto {
 			n.dropForgotten(t)
 		}
 	}
@@ -148,6 +176,17 @@ func (n *Node) dropForgotten(t *txn) {
 	if t.outcome != undecided || t.coord != nil {
 		return
 	}
+	if n.m != nil {
+		if t.local == localNone && !t.journaled {
+			delete(n.txns, t.gid) // all that is committed is here, so this is not
+			return
+		}
+		if !t.orphan {
+			n.makeOrphan(t)
+		}
+		t.retryAt = n.now // it may be committed: ask
+		return
+	}
 	if t.local == localLost {
 		t.local = localNone // nothing is prepared here
 	}
@@ -158,6 +197,10 @@ func (n *Node) dropForgotten(t *txn) {
 
 // tellForgotten answers a question about a transaction that this node has forgotten.
 func (n *Node) tellForgotten(to mtm.NodeID, gid mtm.GID) {
+	if n.m != nil {
+		n.do(TellOutcome{To: to, GID: gid})
+		return
+	}
 	if gid.Origin == n.cfg.ID {
 		n.send(to, mtm.Forget{Upto: n.forgotten[n.cfg.ID]})
 		return
@@ -168,9 +211,11 @@ func (n *Node) tellForgotten(to mtm.NodeID, gid mtm.GID) {
 func (n *Node) forget(origin mtm.NodeID, upto uint64) {
 	n.forgotten[origin] = upto
 	n.seenOf(origin).allDecided(upto)
+	n.have[origin] = n.have[origin].above(upto)
 	for gid := range n.outcomes {
 		if gid.Origin == origin && gid.Seq <= upto {
 			delete(n.outcomes, gid)
+			delete(n.empties, gid)
 		}
 	}
 	n.persist(mtm.RecForget{Origin: origin, Upto: upto})

@@ -54,9 +54,10 @@ type OpenGate struct {
 	Limit int
 }
 
-// CloseGate stops new permits; those given are waited for. → GateClosed.
+// CloseGate stops new permits; those given are waited for. → GateClosed, with the same Seq, unless OpenGate follows.
 type CloseGate struct {
 	Reason *mtm.Error // what sessions are told if it lasts
+	Seq    uint64
 }
 
 // Release lets the gate give another permit: GID, which it gave, is finished on every node that held it. No event
@@ -70,14 +71,44 @@ type DropPayload struct {
 	Spill string
 }
 
-func (Apply) action()       {}
-func (CancelApply) action() {}
-func (Finish) action()      {}
-func (AckCapture) action()  {}
-func (OpenGate) action()    {}
-func (CloseGate) action()   {}
-func (Release) action()     {}
-func (DropPayload) action() {}
+// StreamJournal answers a Recover from the journal, as docs/design-generations.md says, until the link is lost, the
+// mark of a generation with the asking node was sent, or another StreamJournal for it follows. No event comes back.
+type StreamJournal struct {
+	To      mtm.NodeID
+	Request mtm.Recover
+	Life    uint64    // for the messages: tells the streams of different lives of this node apart
+	Aborted []mtm.GID // of Request.Undecided: these are aborted, tell it first
+	LookUp  []mtm.GID // of Request.Undecided: the journal knows; what it does not know to be committed is aborted
+}
+
+// ApplyRecovered commits a recovered transaction in this node's PostgreSQL, which keeps At with the data. They are
+// numbered, and handed out in ascending order; a driver may put several into one local transaction, in that order, and
+// repeats what failed. What PostgreSQL's own position covers is skipped. → Recovered.
+type ApplyRecovered struct {
+	GID     mtm.GID
+	At      uint64
+	Payload mtm.Payload
+}
+
+// TellOutcome sends Decided to a node that asks for what the brain has forgotten. The journal knows: a transaction
+// that it does not know to be committed is aborted. When the journal does not reach back far enough, nothing is said.
+// No event comes back.
+type TellOutcome struct {
+	To  mtm.NodeID
+	GID mtm.GID
+}
+
+func (StreamJournal) action()  {}
+func (ApplyRecovered) action() {}
+func (TellOutcome) action()    {}
+func (Apply) action()          {}
+func (CancelApply) action()    {}
+func (Finish) action()         {}
+func (AckCapture) action()     {}
+func (OpenGate) action()       {}
+func (CloseGate) action()      {}
+func (Release) action()        {}
+func (DropPayload) action()    {}
 
 // Reply tells a waiting client how its transaction ended: Err nil means committed where it must be.
 type Reply struct {
@@ -153,7 +184,15 @@ type Finished struct {
 // GateClosed: no permit is out any more. Next is the first sequence that was not given.
 type GateClosed struct {
 	Next uint64
+	Seq  uint64 // of the CloseGate
 }
+
+// Recovered: every ApplyRecovered up to At is in PostgreSQL, durably.
+type Recovered struct {
+	At uint64
+}
+
+func (Recovered) event() {}
 
 func (Tick) event()       {}
 func (Received) event()   {}

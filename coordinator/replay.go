@@ -18,6 +18,7 @@ func (n *Node) Replay(r mtm.Record) {
 		if s := n.shadow; s != nil {
 			n.txns, n.outcomes, n.forgotten, n.seen = s.txns, s.outcomes, s.forgotten, s.seen
 			n.next, n.reserved = s.next, s.reserved
+			n.have, n.saved, n.pending, n.recoverAt = s.have, s.saved, s.pending, max(n.recoverAt, s.recoverAt)
 			n.shadow = nil
 		}
 		return
@@ -31,10 +32,10 @@ func (n *Node) Replay(r mtm.Record) {
 func (n *Node) replayOne(r mtm.Record) {
 	switch r := r.(type) {
 	case mtm.RecPrepare:
-		if t := n.replayTxn(r.GID); t != nil {
+		if t := n.replayPrepared(r.GID); t != nil {
 			t.age, t.deps, t.lsn, t.payload = r.Age, r.Deps, r.LSN, r.Payload
 			t.payload.Data = nil
-			t.journaled = true
+			t.journaled, t.recovered = true, r.Recovered
 			n.learnDeps(r.GID.Origin, r.Deps)
 		}
 	case mtm.RecPromise:
@@ -57,16 +58,27 @@ func (n *Node) replayOne(r mtm.Record) {
 	case mtm.RecForget:
 		n.forgotten[r.Origin] = max(n.forgotten[r.Origin], r.Upto)
 		n.seenOf(r.Origin).allDecided(r.Upto)
+		n.have[r.Origin] = n.have[r.Origin].above(n.forgotten[r.Origin])
 		for gid := range n.txns {
-			if n.isForgotten(gid) {
+			if t := n.txns[gid]; gid.Seq <= n.forgotten[gid.Origin] && (!n.cfg.Elections || !t.journaled || t.outcome != undecided) {
 				delete(n.txns, gid)
 			}
 		}
+	default:
+		n.replayRecovery(r)
 	}
 }
 
+// replayPrepared: with elections others may have forgotten what this node still has to end.
+func (n *Node) replayPrepared(gid mtm.GID) *txn {
+	if n.cfg.Elections && n.txns[gid] == nil {
+		return n.newTxn(gid)
+	}
+	return n.replayTxn(gid)
+}
+
 func (n *Node) replayTxn(gid mtm.GID) *txn {
-	if n.isForgotten(gid) {
+	if n.isForgotten(gid) || n.have[gid.Origin].has(gid.Seq) {
 		return nil
 	}
 	if t := n.txns[gid]; t != nil {
@@ -84,6 +96,8 @@ func (n *Node) replayTxn(gid mtm.GID) *txn {
 func (n *Node) Start(prepared []mtm.GID) {
 	n.shadow = nil
 	n.started = true
+	n.endReplay()
+	n.startMachine()
 	slices.SortFunc(prepared, func(a, b mtm.GID) int {
 		if a.Less(b) {
 			return -1
@@ -106,6 +120,7 @@ func (n *Node) Start(prepared []mtm.GID) {
 	n.ownNumbers()
 	n.extendReserve()
 	n.checkGate()
+	n.turn()
 }
 
 // ownNumbers: of all numbers that an earlier life may have used only the undecided ones are open.
@@ -123,6 +138,12 @@ func (n *Node) ownNumbers() {
 func (n *Node) rollBackStray(gid mtm.GID) {
 	if n.isForgotten(gid) {
 		n.do(Finish{GID: gid}) // its PREPARE landed after its rollback: everybody knows that it is aborted
+		return
+	}
+	if n.m != nil && gid.Origin != n.cfg.ID && gid.Gen > n.m.State().LastOnline {
+		// It came at a mark, and was not journaled: others may commit it without this node, and recovery brings it.
+		n.strays[gid] = true
+		n.do(Finish{GID: gid})
 		return
 	}
 	t := n.txns[gid]
@@ -143,6 +164,13 @@ func (n *Node) rollBackStray(gid mtm.GID) {
 }
 
 func (n *Node) startTxn(t *txn, held bool) {
+	held = held && !n.strays[t.gid]
+	if n.m != nil && (t.recovered || !t.journaled) && !held && t.outcome == undecided && t.gid.Origin != n.cfg.ID {
+		t.journaled, t.recovered = false, false // never prepared here, and nobody was told that it is
+		n.makeOrphan(t)
+		return
+	}
+	t.veils = n.m != nil && t.gid.Gen < n.gen.Num // it may be one that this node came back with
 	t.local = localLost
 	if held {
 		t.local = localPrepared
@@ -172,17 +200,25 @@ func (n *Node) startTxn(t *txn, held bool) {
 // restart nothing is applied again.
 func (n *Node) Checkpoint() []mtm.Record {
 	recs := []mtm.Record{mtm.RecCheckpoint{Generation: n.gen}, mtm.RecReserve{Upto: n.reserved}}
+	if n.m != nil {
+		recs = append(recs, n.m.State())
+	}
 	for _, id := range n.gen.Configured.IDs() {
 		if n.forgotten[id] > 0 {
 			recs = append(recs, mtm.RecForget{Origin: id, Upto: n.forgotten[id]})
 		}
 	}
+	recs = append(recs, n.haveRecords()...)
 	for _, t := range sorted(n.txns) {
-		recs = append(recs, t.records()...)
+		if n.m == nil || !t.payload.Has(mtm.PayloadEmpty) {
+			recs = append(recs, t.records()...)
+		}
 	}
 	gids := make([]mtm.GID, 0, len(n.outcomes))
 	for gid := range n.outcomes {
-		gids = append(gids, gid)
+		if !n.empties[gid] {
+			gids = append(gids, gid)
+		}
 	}
 	slices.SortFunc(gids, func(a, b mtm.GID) int {
 		if a.Less(b) {
@@ -201,7 +237,7 @@ func (t *txn) records() []mtm.Record {
 	if t.journaled {
 		p := t.payload
 		p.Data = nil
-		recs = append(recs, mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: p, LSN: t.lsn})
+		recs = append(recs, mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: p, LSN: t.lsn, Recovered: t.recovered})
 	}
 	if !t.accepted.IsZero() {
 		recs = append(recs, mtm.RecAccept{GID: t.gid, Ballot: t.accepted, Commit: t.acceptVal})
@@ -209,7 +245,7 @@ func (t *txn) records() []mtm.Record {
 	if t.accepted.Less(t.promised) {
 		recs = append(recs, mtm.RecPromise{GID: t.gid, Ballot: t.promised})
 	}
-	if t.outcome != undecided {
+	if t.outcome != undecided && t.local != localMissed && t.local != localRecovering {
 		recs = append(recs, mtm.RecDecide{GID: t.gid, Commit: t.outcome == committed})
 	}
 	return recs

@@ -9,6 +9,8 @@ type Status struct {
 	Connected  mtm.NodeSet // itself counted
 	Generation mtm.Generation
 	Online     mtm.NodeSet // members known to be online
+	LeaseEnd   uint64      // until when reads may be answered, by Tick.Now; 0: no lease, or no elections
+	Behind     uint64      // while it recovers: bytes of the donor's journal that are still to come
 	InFlight   int         // own transactions that are not finished everywhere
 	Undecided  int         // transactions of any origin without an outcome
 	InDoubt    []mtm.GID   // undecided ones whose origin is lost, ascending
@@ -18,7 +20,13 @@ type Status struct {
 func (n *Node) Status() Status {
 	s := Status{ID: n.cfg.ID, Connected: n.up(), Generation: n.gen}
 	s.Online = n.gen.Members.Intersect(s.Connected)
+	if n.m != nil {
+		s.Online, s.LeaseEnd = n.m.OnlinePeers().Intersect(s.Connected), n.lease()
+		s.Behind = n.rec.behind
+	}
 	switch {
+	case n.m != nil:
+		s.Status = n.statusOf()
 	case !n.started:
 		s.Status = mtm.StatusDisabled
 	case s.Connected.Contains(n.gen.Members):

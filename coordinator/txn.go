@@ -6,16 +6,18 @@ import "mtm"
 type local int
 
 const (
-	localNone      local = iota // nothing, and nothing is under way
-	localSession                // our own session is about to prepare it
-	localWaiting                // applied when what it depends on is finished
-	localApplying               // an Apply is under way
-	localRetrying               // an early Apply failed: it is rolled back for certain, then applied again in its turn
-	localPrepared               // prepared, durably
-	localFailed                 // could not be applied: voted no
-	localLost                   // journaled before a restart and not prepared now: never applied again
-	localFinishing              // a Finish is under way
-	localFinished               // the outcome is in PostgreSQL
+	localNone       local = iota // nothing, and nothing is under way
+	localSession                 // our own session is about to prepare it
+	localWaiting                 // applied when what it depends on is finished
+	localApplying                // an Apply is under way
+	localRetrying                // an early Apply failed: it is rolled back for certain, then applied again in its turn
+	localPrepared                // prepared, durably
+	localFailed                  // could not be applied: voted no
+	localLost                    // journaled before a restart and not prepared now: never applied again
+	localFinishing               // a Finish is under way
+	localFinished                // the outcome is in PostgreSQL
+	localMissed                  // committed without this node: recovery brings it
+	localRecovering              // an ApplyRecovered is under way
 )
 
 type outcome int
@@ -49,16 +51,19 @@ type txn struct {
 	accepted  mtm.Ballot // acceptor: zero when nothing was
 	acceptVal bool       // acceptor: accepted commit
 
-	waitsFor map[mtm.GID]bool // what it may have seen and is not finished here
-	tried    bool             // an Apply was started
-	early    bool             // its Apply was started before that was finished, so it may fail for the lack of it
-	coord    *coord           // on the origin
-	attempt  *attempt         // while this node resolves it
-	orphan   bool             // its origin is lost, or forgot it: the resolver may decide
-	retryAt  uint64           // when to say again what was not answered, or to start an attempt
-	backoff  uint64
-	seenN    uint64 // highest ballot number seen
-	attempts uint64 // made by this node since it became an orphan here
+	waitsFor  map[mtm.GID]bool // what it may have seen and is not finished here
+	tried     bool             // an Apply was started
+	early     bool             // its Apply was started before that was finished, so it may fail for the lack of it
+	recovered bool             // it came from a donor
+	learned   bool             // the cluster has committed it, and it is not prepared here yet
+	veils     bool             // this node came back with it undecided, and reads wait for it
+	coord     *coord           // on the origin
+	attempt   *attempt         // while this node resolves it
+	orphan    bool             // its origin is lost, or forgot it: the resolver may decide
+	retryAt   uint64           // when to say again what was not answered, or to start an attempt
+	backoff   uint64
+	seenN     uint64 // highest ballot number seen
+	attempts  uint64 // made by this node since it became an orphan here
 }
 
 // coord is what the origin keeps of its own transaction.

@@ -216,7 +216,7 @@ func (m *Machine) win(c *campaign) {
 	}
 	m.campaign, m.failures = nil, 0
 	m.learn(c.gen, donors)
-	for id := range m.peers {
+	for _, id := range m.others() {
 		m.send(id, mtm.Elected{Gen: c.gen, Donors: donors})
 	}
 }

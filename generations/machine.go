@@ -166,6 +166,16 @@ func (m *Machine) OnlinePeers() mtm.NodeSet {
 	return s
 }
 
+// Behind reports whether somebody in reach was online in a later generation than this node, which must catch up first.
+func (m *Machine) Behind() bool {
+	for id, p := range m.peers {
+		if p.hasBeaten && p.beat.LastOnline > m.st.LastOnline && m.Connected().Has(id) {
+			return true
+		}
+	}
+	return false
+}
+
 // LeaseEnd is until when, by Tick's clock, this node may answer reads (L1); 0 when it has no lease.
 func (m *Machine) LeaseEnd() uint64 {
 	if !m.Online() {
@@ -204,9 +214,12 @@ func (m *Machine) send(to mtm.NodeID, b mtm.Body) {
 	m.ready.Send = append(m.ready.Send, mtm.Message{From: m.cfg.ID, To: to, Body: b})
 }
 
+// others are the configured peers in ascending order, so that a run can be repeated.
+func (m *Machine) others() []mtm.NodeID { return m.st.Gen.Configured.Without(m.cfg.ID).IDs() }
+
 func (m *Machine) beat() {
-	for id, p := range m.peers {
-		if p.up {
+	for _, id := range m.others() {
+		if m.peers[id].up {
 			m.send(id, mtm.Heartbeat{Sent: m.now, Gen: m.st.Gen, Donors: m.st.Donors, LastOnline: m.st.LastOnline, Connected: m.Connected()})
 		}
 	}

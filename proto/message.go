@@ -41,7 +41,9 @@ func EncodeMessage(m mtm.Message) *mtmpb.Message {
 	case mtm.Wound:
 		p.Body = &mtmpb.Message_Wound{Wound: &mtmpb.Wound{Gid: encodeGID(b.GID), For: encodeGID(b.For)}}
 	case mtm.Forget:
-		p.Body = &mtmpb.Message_Forget{Forget: &mtmpb.Forget{Upto: b.Upto}}
+		p.Body = &mtmpb.Message_Forget{Forget: &mtmpb.Forget{Upto: b.Upto, Gen: b.Gen}}
+	default:
+		encodeGenerations(p, m.Body)
 	}
 	return p
 }
@@ -93,8 +95,11 @@ func decodeBody(p *mtmpb.Message) (mtm.Body, error) {
 	case *mtmpb.Message_Wound:
 		body = mtm.Wound{GID: d.gid(b.Wound.GetGid()), For: d.gid(b.Wound.GetFor())}
 	case *mtmpb.Message_Forget:
-		body = mtm.Forget{Upto: b.Forget.GetUpto()}
+		body = mtm.Forget{Upto: b.Forget.GetUpto(), Gen: b.Forget.GetGen()}
 	default:
+		body = d.generations(p)
+	}
+	if body == nil {
 		return nil, fmt.Errorf("message of an unknown kind, perhaps of a newer version than %d", WireVersion)
 	}
 	if d.err != nil {

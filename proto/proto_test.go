@@ -22,6 +22,8 @@ var (
 	spill  = mtm.Payload{Spill: "0123456789abcdef0123456789abcdef", Size: 1 << 40}
 )
 
+var gen = mtm.Generation{Num: 3, Members: mtm.Nodes(1, 2), Configured: mtm.Nodes(1, 2, 16)}
+
 // bodies holds every message type at least once.
 var bodies = []mtm.Body{
 	mtm.Prepare{GID: gid, Age: 1, Deps: deps, Payload: inline},
@@ -39,6 +41,16 @@ var bodies = []mtm.Body{
 	mtm.Finished{GID: gid},
 	mtm.Wound{GID: gid, For: mtm.GID{Origin: 1}},
 	mtm.Forget{Upto: 5},
+	mtm.Forget{Upto: 5, Gen: 2},
+	mtm.Heartbeat{Sent: 1, Gen: gen, Donors: mtm.Nodes(2), LastOnline: 4, Connected: mtm.Nodes(1, 2)},
+	mtm.HeartbeatAck{Sent: 1},
+	mtm.Campaign{Gen: gen},
+	mtm.CampaignVote{Gen: gen, OK: true, LastOnline: 4, Highest: 6},
+	mtm.Elected{Gen: gen, Donors: mtm.Nodes(1)},
+	mtm.Recover{Stream: 1, Gen: 2, LastOnline: 1, Undecided: []mtm.GID{gid},
+		Have: []mtm.OriginHave{{Origin: 2, Upto: 7, Above: []mtm.Span{{First: 9, Last: 9}, {First: 11, Last: 20}}}}},
+	mtm.RecoverTxn{Stream: 1, Seq: 2, Life: 3, GID: gid, Age: 4, Deps: deps, Payload: inline, Fate: mtm.FateAborted},
+	mtm.RecoverDone{Stream: 1, Seq: 2, Life: 3, Gen: 4, Behind: 5, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
 }
 
 // records holds every record type at least once.
@@ -53,6 +65,12 @@ var records = []mtm.Record{
 	mtm.RecCheckpoint{},
 	mtm.RecCheckpoint{Generation: mtm.Generation{Num: 3, Members: mtm.Nodes(1, 2), Configured: mtm.Nodes(1, 2, 16)}},
 	mtm.RecCheckpointEnd{},
+	mtm.RecPrepare{GID: gid, Payload: spill, Recovered: true},
+	mtm.RecGeneration{Gen: gen, Donors: mtm.Nodes(1), LastOnline: 2, Vote: gen},
+	mtm.RecMark{Gen: gen, Prepared: []mtm.GID{gid}, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
+	mtm.RecRecover{GID: gid, Age: 4, Deps: deps, Payload: inline, At: 9},
+	mtm.RecVoid{Above: 8},
+	mtm.RecHave{Origin: 2, Spans: []mtm.Span{{First: 9, Last: 9}}},
 }
 
 func TestEveryKindIsHere(t *testing.T) {

@@ -25,7 +25,7 @@ func encodeRecord(r mtm.Record) *mtmpb.Record {
 	switch r := r.(type) {
 	case mtm.RecPrepare:
 		return &mtmpb.Record{Body: &mtmpb.Record_Prepare{Prepare: &mtmpb.RecPrepare{Gid: encodeGID(r.GID), Age: r.Age,
-			Deps: encodeDeps(r.Deps), Payload: encodePayload(r.Payload), Lsn: uint64(r.LSN)}}}
+			Deps: encodeDeps(r.Deps), Payload: encodePayload(r.Payload), Lsn: uint64(r.LSN), Recovered: r.Recovered}}}
 	case mtm.RecPromise:
 		return &mtmpb.Record{Body: &mtmpb.Record_Promise{Promise: &mtmpb.RecPromise{
 			Gid: encodeGID(r.GID), Ballot: encodeBallot(r.Ballot)}}}
@@ -46,6 +46,9 @@ func encodeRecord(r mtm.Record) *mtmpb.Record {
 	case mtm.RecCheckpointEnd:
 		return &mtmpb.Record{Body: &mtmpb.Record_CheckpointEnd{CheckpointEnd: &mtmpb.RecCheckpointEnd{}}}
 	default:
+		if p := encodeRecovery(r); p != nil {
+			return p
+		}
 		panic(fmt.Sprintf("proto: no encoding of record %T", r))
 	}
 }
@@ -74,7 +77,7 @@ func decodeRecord(p *mtmpb.Record) (mtm.Record, error) {
 	switch b := p.GetBody().(type) {
 	case *mtmpb.Record_Prepare:
 		rec = mtm.RecPrepare{GID: d.gid(b.Prepare.GetGid()), Age: b.Prepare.GetAge(), Deps: d.deps(b.Prepare.GetDeps()),
-			Payload: d.payload(b.Prepare.GetPayload()), LSN: mtm.LSN(b.Prepare.GetLsn())}
+			Payload: d.payload(b.Prepare.GetPayload()), LSN: mtm.LSN(b.Prepare.GetLsn()), Recovered: b.Prepare.GetRecovered()}
 	case *mtmpb.Record_Promise:
 		rec = mtm.RecPromise{GID: d.gid(b.Promise.GetGid()), Ballot: d.ballot(b.Promise.GetBallot())}
 	case *mtmpb.Record_Accept:
@@ -91,6 +94,9 @@ func decodeRecord(p *mtmpb.Record) (mtm.Record, error) {
 	case *mtmpb.Record_CheckpointEnd:
 		rec = mtm.RecCheckpointEnd{}
 	default:
+		rec = d.recovery(p)
+	}
+	if rec == nil {
 		return nil, fmt.Errorf("record of an unknown kind, perhaps of a newer version than %d", RecordVersion)
 	}
 	if d.err != nil {

@@ -1106,6 +1106,14 @@ type Message struct {
 	//	*Message_Finished
 	//	*Message_Wound
 	//	*Message_Forget
+	//	*Message_Beat
+	//	*Message_BeatAck
+	//	*Message_Campaign
+	//	*Message_CampaignVote
+	//	*Message_Elected
+	//	*Message_Recover
+	//	*Message_RecoverTxn
+	//	*Message_RecoverDone
 	Body          isMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1261,6 +1269,78 @@ func (x *Message) GetForget() *Forget {
 	return nil
 }
 
+func (x *Message) GetBeat() *Beat {
+	if x != nil {
+		if x, ok := x.Body.(*Message_Beat); ok {
+			return x.Beat
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetBeatAck() *BeatAck {
+	if x != nil {
+		if x, ok := x.Body.(*Message_BeatAck); ok {
+			return x.BeatAck
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetCampaign() *Campaign {
+	if x != nil {
+		if x, ok := x.Body.(*Message_Campaign); ok {
+			return x.Campaign
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetCampaignVote() *CampaignVote {
+	if x != nil {
+		if x, ok := x.Body.(*Message_CampaignVote); ok {
+			return x.CampaignVote
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetElected() *Elected {
+	if x != nil {
+		if x, ok := x.Body.(*Message_Elected); ok {
+			return x.Elected
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetRecover() *Recover {
+	if x != nil {
+		if x, ok := x.Body.(*Message_Recover); ok {
+			return x.Recover
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetRecoverTxn() *RecoverTxn {
+	if x != nil {
+		if x, ok := x.Body.(*Message_RecoverTxn); ok {
+			return x.RecoverTxn
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetRecoverDone() *RecoverDone {
+	if x != nil {
+		if x, ok := x.Body.(*Message_RecoverDone); ok {
+			return x.RecoverDone
+		}
+	}
+	return nil
+}
+
 type isMessage_Body interface {
 	isMessage_Body()
 }
@@ -1309,6 +1389,38 @@ type Message_Forget struct {
 	Forget *Forget `protobuf:"bytes,26,opt,name=forget,proto3,oneof"`
 }
 
+type Message_Beat struct {
+	Beat *Beat `protobuf:"bytes,27,opt,name=beat,proto3,oneof"`
+}
+
+type Message_BeatAck struct {
+	BeatAck *BeatAck `protobuf:"bytes,28,opt,name=beat_ack,json=beatAck,proto3,oneof"`
+}
+
+type Message_Campaign struct {
+	Campaign *Campaign `protobuf:"bytes,29,opt,name=campaign,proto3,oneof"`
+}
+
+type Message_CampaignVote struct {
+	CampaignVote *CampaignVote `protobuf:"bytes,30,opt,name=campaign_vote,json=campaignVote,proto3,oneof"`
+}
+
+type Message_Elected struct {
+	Elected *Elected `protobuf:"bytes,31,opt,name=elected,proto3,oneof"`
+}
+
+type Message_Recover struct {
+	Recover *Recover `protobuf:"bytes,32,opt,name=recover,proto3,oneof"`
+}
+
+type Message_RecoverTxn struct {
+	RecoverTxn *RecoverTxn `protobuf:"bytes,33,opt,name=recover_txn,json=recoverTxn,proto3,oneof"`
+}
+
+type Message_RecoverDone struct {
+	RecoverDone *RecoverDone `protobuf:"bytes,34,opt,name=recover_done,json=recoverDone,proto3,oneof"`
+}
+
 func (*Message_Prepare) isMessage_Body() {}
 
 func (*Message_Vote) isMessage_Body() {}
@@ -1330,6 +1442,22 @@ func (*Message_Finished) isMessage_Body() {}
 func (*Message_Wound) isMessage_Body() {}
 
 func (*Message_Forget) isMessage_Body() {}
+
+func (*Message_Beat) isMessage_Body() {}
+
+func (*Message_BeatAck) isMessage_Body() {}
+
+func (*Message_Campaign) isMessage_Body() {}
+
+func (*Message_CampaignVote) isMessage_Body() {}
+
+func (*Message_Elected) isMessage_Body() {}
+
+func (*Message_Recover) isMessage_Body() {}
+
+func (*Message_RecoverTxn) isMessage_Body() {}
+
+func (*Message_RecoverDone) isMessage_Body() {}
 
 type Prepare struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1902,6 +2030,7 @@ func (x *Wound) GetFor() *GID {
 type Forget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Upto          uint64                 `protobuf:"varint,1,opt,name=upto,proto3" json:"upto,omitempty"`
+	Gen           uint64                 `protobuf:"varint,2,opt,name=gen,proto3" json:"gen,omitempty"` // 0: there are no elections
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1943,6 +2072,670 @@ func (x *Forget) GetUpto() uint64 {
 	return 0
 }
 
+func (x *Forget) GetGen() uint64 {
+	if x != nil {
+		return x.Gen
+	}
+	return 0
+}
+
+// Beat is mtm.Heartbeat: what the deciding code says all the time. (Heartbeat is the link's own.)
+type Beat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sent          uint64                 `protobuf:"varint,1,opt,name=sent,proto3" json:"sent,omitempty"`
+	Gen           *Generation            `protobuf:"bytes,2,opt,name=gen,proto3" json:"gen,omitempty"`
+	Donors        uint64                 `protobuf:"varint,3,opt,name=donors,proto3" json:"donors,omitempty"`
+	LastOnline    uint64                 `protobuf:"varint,4,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
+	Connected     uint64                 `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beat) Reset() {
+	*x = Beat{}
+	mi := &file_mtm_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beat) ProtoMessage() {}
+
+func (x *Beat) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beat.ProtoReflect.Descriptor instead.
+func (*Beat) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Beat) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *Beat) GetGen() *Generation {
+	if x != nil {
+		return x.Gen
+	}
+	return nil
+}
+
+func (x *Beat) GetDonors() uint64 {
+	if x != nil {
+		return x.Donors
+	}
+	return 0
+}
+
+func (x *Beat) GetLastOnline() uint64 {
+	if x != nil {
+		return x.LastOnline
+	}
+	return 0
+}
+
+func (x *Beat) GetConnected() uint64 {
+	if x != nil {
+		return x.Connected
+	}
+	return 0
+}
+
+type BeatAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sent          uint64                 `protobuf:"varint,1,opt,name=sent,proto3" json:"sent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeatAck) Reset() {
+	*x = BeatAck{}
+	mi := &file_mtm_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeatAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeatAck) ProtoMessage() {}
+
+func (x *BeatAck) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeatAck.ProtoReflect.Descriptor instead.
+func (*BeatAck) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *BeatAck) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+type Campaign struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gen           *Generation            `protobuf:"bytes,1,opt,name=gen,proto3" json:"gen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Campaign) Reset() {
+	*x = Campaign{}
+	mi := &file_mtm_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Campaign) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Campaign) ProtoMessage() {}
+
+func (x *Campaign) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Campaign.ProtoReflect.Descriptor instead.
+func (*Campaign) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Campaign) GetGen() *Generation {
+	if x != nil {
+		return x.Gen
+	}
+	return nil
+}
+
+type CampaignVote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gen           *Generation            `protobuf:"bytes,1,opt,name=gen,proto3" json:"gen,omitempty"`
+	Ok            bool                   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	LastOnline    uint64                 `protobuf:"varint,3,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
+	Highest       uint64                 `protobuf:"varint,4,opt,name=highest,proto3" json:"highest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CampaignVote) Reset() {
+	*x = CampaignVote{}
+	mi := &file_mtm_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CampaignVote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CampaignVote) ProtoMessage() {}
+
+func (x *CampaignVote) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CampaignVote.ProtoReflect.Descriptor instead.
+func (*CampaignVote) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CampaignVote) GetGen() *Generation {
+	if x != nil {
+		return x.Gen
+	}
+	return nil
+}
+
+func (x *CampaignVote) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *CampaignVote) GetLastOnline() uint64 {
+	if x != nil {
+		return x.LastOnline
+	}
+	return 0
+}
+
+func (x *CampaignVote) GetHighest() uint64 {
+	if x != nil {
+		return x.Highest
+	}
+	return 0
+}
+
+type Elected struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gen           *Generation            `protobuf:"bytes,1,opt,name=gen,proto3" json:"gen,omitempty"`
+	Donors        uint64                 `protobuf:"varint,2,opt,name=donors,proto3" json:"donors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Elected) Reset() {
+	*x = Elected{}
+	mi := &file_mtm_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Elected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Elected) ProtoMessage() {}
+
+func (x *Elected) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Elected.ProtoReflect.Descriptor instead.
+func (*Elected) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Elected) GetGen() *Generation {
+	if x != nil {
+		return x.Gen
+	}
+	return nil
+}
+
+func (x *Elected) GetDonors() uint64 {
+	if x != nil {
+		return x.Donors
+	}
+	return 0
+}
+
+type Span struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Span) Reset() {
+	*x = Span{}
+	mi := &file_mtm_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Span) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Span) ProtoMessage() {}
+
+func (x *Span) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Span.ProtoReflect.Descriptor instead.
+func (*Span) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Span) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Span) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type OriginHave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        uint32                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Upto          uint64                 `protobuf:"varint,2,opt,name=upto,proto3" json:"upto,omitempty"`
+	Above         []*Span                `protobuf:"bytes,3,rep,name=above,proto3" json:"above,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OriginHave) Reset() {
+	*x = OriginHave{}
+	mi := &file_mtm_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginHave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginHave) ProtoMessage() {}
+
+func (x *OriginHave) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginHave.ProtoReflect.Descriptor instead.
+func (*OriginHave) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *OriginHave) GetOrigin() uint32 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *OriginHave) GetUpto() uint64 {
+	if x != nil {
+		return x.Upto
+	}
+	return 0
+}
+
+func (x *OriginHave) GetAbove() []*Span {
+	if x != nil {
+		return x.Above
+	}
+	return nil
+}
+
+type Recover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Gen           uint64                 `protobuf:"varint,2,opt,name=gen,proto3" json:"gen,omitempty"`
+	LastOnline    uint64                 `protobuf:"varint,3,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
+	Have          []*OriginHave          `protobuf:"bytes,4,rep,name=have,proto3" json:"have,omitempty"`
+	Undecided     []*GID                 `protobuf:"bytes,5,rep,name=undecided,proto3" json:"undecided,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recover) Reset() {
+	*x = Recover{}
+	mi := &file_mtm_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recover) ProtoMessage() {}
+
+func (x *Recover) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recover.ProtoReflect.Descriptor instead.
+func (*Recover) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Recover) GetStream() uint64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *Recover) GetGen() uint64 {
+	if x != nil {
+		return x.Gen
+	}
+	return 0
+}
+
+func (x *Recover) GetLastOnline() uint64 {
+	if x != nil {
+		return x.LastOnline
+	}
+	return 0
+}
+
+func (x *Recover) GetHave() []*OriginHave {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+func (x *Recover) GetUndecided() []*GID {
+	if x != nil {
+		return x.Undecided
+	}
+	return nil
+}
+
+type RecoverTxn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Life          uint64                 `protobuf:"varint,3,opt,name=life,proto3" json:"life,omitempty"`
+	Gid           *GID                   `protobuf:"bytes,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	Age           uint64                 `protobuf:"varint,5,opt,name=age,proto3" json:"age,omitempty"`
+	Deps          []*OriginDeps          `protobuf:"bytes,6,rep,name=deps,proto3" json:"deps,omitempty"`
+	Payload       *Payload               `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
+	Fate          uint32                 `protobuf:"varint,8,opt,name=fate,proto3" json:"fate,omitempty"` // mtm.Fate
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverTxn) Reset() {
+	*x = RecoverTxn{}
+	mi := &file_mtm_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverTxn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverTxn) ProtoMessage() {}
+
+func (x *RecoverTxn) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverTxn.ProtoReflect.Descriptor instead.
+func (*RecoverTxn) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RecoverTxn) GetStream() uint64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *RecoverTxn) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *RecoverTxn) GetLife() uint64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+func (x *RecoverTxn) GetGid() *GID {
+	if x != nil {
+		return x.Gid
+	}
+	return nil
+}
+
+func (x *RecoverTxn) GetAge() uint64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
+}
+
+func (x *RecoverTxn) GetDeps() []*OriginDeps {
+	if x != nil {
+		return x.Deps
+	}
+	return nil
+}
+
+func (x *RecoverTxn) GetPayload() *Payload {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *RecoverTxn) GetFate() uint32 {
+	if x != nil {
+		return x.Fate
+	}
+	return 0
+}
+
+type RecoverDone struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Life          uint64                 `protobuf:"varint,3,opt,name=life,proto3" json:"life,omitempty"`
+	Gen           uint64                 `protobuf:"varint,4,opt,name=gen,proto3" json:"gen,omitempty"`
+	Behind        uint64                 `protobuf:"varint,5,opt,name=behind,proto3" json:"behind,omitempty"`
+	Forgotten     []*OriginDeps          `protobuf:"bytes,6,rep,name=forgotten,proto3" json:"forgotten,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverDone) Reset() {
+	*x = RecoverDone{}
+	mi := &file_mtm_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverDone) ProtoMessage() {}
+
+func (x *RecoverDone) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverDone.ProtoReflect.Descriptor instead.
+func (*RecoverDone) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RecoverDone) GetStream() uint64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *RecoverDone) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *RecoverDone) GetLife() uint64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+func (x *RecoverDone) GetGen() uint64 {
+	if x != nil {
+		return x.Gen
+	}
+	return 0
+}
+
+func (x *RecoverDone) GetBehind() uint64 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
+func (x *RecoverDone) GetForgotten() []*OriginDeps {
+	if x != nil {
+		return x.Forgotten
+	}
+	return nil
+}
+
 // Record is one entry of the journal. On disk it follows one byte: the version of the format.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1956,6 +2749,11 @@ type Record struct {
 	//	*Record_Forget
 	//	*Record_Checkpoint
 	//	*Record_CheckpointEnd
+	//	*Record_Generation
+	//	*Record_Mark
+	//	*Record_Recover
+	//	*Record_Void
+	//	*Record_Have
 	Body          isRecord_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1963,7 +2761,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_mtm_proto_msgTypes[30]
+	mi := &file_mtm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2773,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[30]
+	mi := &file_mtm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2786,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{30}
+	return file_mtm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Record) GetBody() isRecord_Body {
@@ -2070,6 +2868,51 @@ func (x *Record) GetCheckpointEnd() *RecCheckpointEnd {
 	return nil
 }
 
+func (x *Record) GetGeneration() *RecGeneration {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Generation); ok {
+			return x.Generation
+		}
+	}
+	return nil
+}
+
+func (x *Record) GetMark() *RecMark {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Mark); ok {
+			return x.Mark
+		}
+	}
+	return nil
+}
+
+func (x *Record) GetRecover() *RecRecover {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Recover); ok {
+			return x.Recover
+		}
+	}
+	return nil
+}
+
+func (x *Record) GetVoid() *RecVoid {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Void); ok {
+			return x.Void
+		}
+	}
+	return nil
+}
+
+func (x *Record) GetHave() *RecHave {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Have); ok {
+			return x.Have
+		}
+	}
+	return nil
+}
+
 type isRecord_Body interface {
 	isRecord_Body()
 }
@@ -2106,6 +2949,26 @@ type Record_CheckpointEnd struct {
 	CheckpointEnd *RecCheckpointEnd `protobuf:"bytes,8,opt,name=checkpoint_end,json=checkpointEnd,proto3,oneof"`
 }
 
+type Record_Generation struct {
+	Generation *RecGeneration `protobuf:"bytes,9,opt,name=generation,proto3,oneof"`
+}
+
+type Record_Mark struct {
+	Mark *RecMark `protobuf:"bytes,10,opt,name=mark,proto3,oneof"`
+}
+
+type Record_Recover struct {
+	Recover *RecRecover `protobuf:"bytes,11,opt,name=recover,proto3,oneof"`
+}
+
+type Record_Void struct {
+	Void *RecVoid `protobuf:"bytes,12,opt,name=void,proto3,oneof"`
+}
+
+type Record_Have struct {
+	Have *RecHave `protobuf:"bytes,13,opt,name=have,proto3,oneof"`
+}
+
 func (*Record_Prepare) isRecord_Body() {}
 
 func (*Record_Promise) isRecord_Body() {}
@@ -2122,6 +2985,16 @@ func (*Record_Checkpoint) isRecord_Body() {}
 
 func (*Record_CheckpointEnd) isRecord_Body() {}
 
+func (*Record_Generation) isRecord_Body() {}
+
+func (*Record_Mark) isRecord_Body() {}
+
+func (*Record_Recover) isRecord_Body() {}
+
+func (*Record_Void) isRecord_Body() {}
+
+func (*Record_Have) isRecord_Body() {}
+
 type RecPrepare struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -2129,13 +3002,14 @@ type RecPrepare struct {
 	Deps          []*OriginDeps          `protobuf:"bytes,3,rep,name=deps,proto3" json:"deps,omitempty"`
 	Payload       *Payload               `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
 	Lsn           uint64                 `protobuf:"varint,5,opt,name=lsn,proto3" json:"lsn,omitempty"`
+	Recovered     bool                   `protobuf:"varint,6,opt,name=recovered,proto3" json:"recovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecPrepare) Reset() {
 	*x = RecPrepare{}
-	mi := &file_mtm_proto_msgTypes[31]
+	mi := &file_mtm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +3021,7 @@ func (x *RecPrepare) String() string {
 func (*RecPrepare) ProtoMessage() {}
 
 func (x *RecPrepare) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[31]
+	mi := &file_mtm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +3034,7 @@ func (x *RecPrepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecPrepare.ProtoReflect.Descriptor instead.
 func (*RecPrepare) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{31}
+	return file_mtm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RecPrepare) GetGid() *GID {
@@ -2198,6 +3072,13 @@ func (x *RecPrepare) GetLsn() uint64 {
 	return 0
 }
 
+func (x *RecPrepare) GetRecovered() bool {
+	if x != nil {
+		return x.Recovered
+	}
+	return false
+}
+
 type RecPromise struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -2208,7 +3089,7 @@ type RecPromise struct {
 
 func (x *RecPromise) Reset() {
 	*x = RecPromise{}
-	mi := &file_mtm_proto_msgTypes[32]
+	mi := &file_mtm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +3101,7 @@ func (x *RecPromise) String() string {
 func (*RecPromise) ProtoMessage() {}
 
 func (x *RecPromise) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[32]
+	mi := &file_mtm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +3114,7 @@ func (x *RecPromise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecPromise.ProtoReflect.Descriptor instead.
 func (*RecPromise) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{32}
+	return file_mtm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RecPromise) GetGid() *GID {
@@ -2261,7 +3142,7 @@ type RecAccept struct {
 
 func (x *RecAccept) Reset() {
 	*x = RecAccept{}
-	mi := &file_mtm_proto_msgTypes[33]
+	mi := &file_mtm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +3154,7 @@ func (x *RecAccept) String() string {
 func (*RecAccept) ProtoMessage() {}
 
 func (x *RecAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[33]
+	mi := &file_mtm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +3167,7 @@ func (x *RecAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecAccept.ProtoReflect.Descriptor instead.
 func (*RecAccept) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{33}
+	return file_mtm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RecAccept) GetGid() *GID {
@@ -2320,7 +3201,7 @@ type RecDecide struct {
 
 func (x *RecDecide) Reset() {
 	*x = RecDecide{}
-	mi := &file_mtm_proto_msgTypes[34]
+	mi := &file_mtm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +3213,7 @@ func (x *RecDecide) String() string {
 func (*RecDecide) ProtoMessage() {}
 
 func (x *RecDecide) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[34]
+	mi := &file_mtm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +3226,7 @@ func (x *RecDecide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecDecide.ProtoReflect.Descriptor instead.
 func (*RecDecide) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{34}
+	return file_mtm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RecDecide) GetGid() *GID {
@@ -2371,7 +3252,7 @@ type RecReserve struct {
 
 func (x *RecReserve) Reset() {
 	*x = RecReserve{}
-	mi := &file_mtm_proto_msgTypes[35]
+	mi := &file_mtm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +3264,7 @@ func (x *RecReserve) String() string {
 func (*RecReserve) ProtoMessage() {}
 
 func (x *RecReserve) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[35]
+	mi := &file_mtm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +3277,7 @@ func (x *RecReserve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecReserve.ProtoReflect.Descriptor instead.
 func (*RecReserve) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{35}
+	return file_mtm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RecReserve) GetUpto() uint64 {
@@ -2416,7 +3297,7 @@ type RecForget struct {
 
 func (x *RecForget) Reset() {
 	*x = RecForget{}
-	mi := &file_mtm_proto_msgTypes[36]
+	mi := &file_mtm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +3309,7 @@ func (x *RecForget) String() string {
 func (*RecForget) ProtoMessage() {}
 
 func (x *RecForget) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[36]
+	mi := &file_mtm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +3322,7 @@ func (x *RecForget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecForget.ProtoReflect.Descriptor instead.
 func (*RecForget) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{36}
+	return file_mtm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RecForget) GetOrigin() uint32 {
@@ -2467,7 +3348,7 @@ type RecCheckpoint struct {
 
 func (x *RecCheckpoint) Reset() {
 	*x = RecCheckpoint{}
-	mi := &file_mtm_proto_msgTypes[37]
+	mi := &file_mtm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +3360,7 @@ func (x *RecCheckpoint) String() string {
 func (*RecCheckpoint) ProtoMessage() {}
 
 func (x *RecCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[37]
+	mi := &file_mtm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +3373,7 @@ func (x *RecCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecCheckpoint.ProtoReflect.Descriptor instead.
 func (*RecCheckpoint) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{37}
+	return file_mtm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RecCheckpoint) GetGeneration() *Generation {
@@ -2510,7 +3391,7 @@ type RecCheckpointEnd struct {
 
 func (x *RecCheckpointEnd) Reset() {
 	*x = RecCheckpointEnd{}
-	mi := &file_mtm_proto_msgTypes[38]
+	mi := &file_mtm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +3403,7 @@ func (x *RecCheckpointEnd) String() string {
 func (*RecCheckpointEnd) ProtoMessage() {}
 
 func (x *RecCheckpointEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[38]
+	mi := &file_mtm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +3416,307 @@ func (x *RecCheckpointEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecCheckpointEnd.ProtoReflect.Descriptor instead.
 func (*RecCheckpointEnd) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{38}
+	return file_mtm_proto_rawDescGZIP(), []int{48}
+}
+
+type RecGeneration struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gen           *Generation            `protobuf:"bytes,1,opt,name=gen,proto3" json:"gen,omitempty"`
+	Donors        uint64                 `protobuf:"varint,2,opt,name=donors,proto3" json:"donors,omitempty"`
+	LastOnline    uint64                 `protobuf:"varint,3,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
+	Vote          *Generation            `protobuf:"bytes,4,opt,name=vote,proto3" json:"vote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecGeneration) Reset() {
+	*x = RecGeneration{}
+	mi := &file_mtm_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecGeneration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecGeneration) ProtoMessage() {}
+
+func (x *RecGeneration) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecGeneration.ProtoReflect.Descriptor instead.
+func (*RecGeneration) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RecGeneration) GetGen() *Generation {
+	if x != nil {
+		return x.Gen
+	}
+	return nil
+}
+
+func (x *RecGeneration) GetDonors() uint64 {
+	if x != nil {
+		return x.Donors
+	}
+	return 0
+}
+
+func (x *RecGeneration) GetLastOnline() uint64 {
+	if x != nil {
+		return x.LastOnline
+	}
+	return 0
+}
+
+func (x *RecGeneration) GetVote() *Generation {
+	if x != nil {
+		return x.Vote
+	}
+	return nil
+}
+
+type RecMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gen           *Generation            `protobuf:"bytes,1,opt,name=gen,proto3" json:"gen,omitempty"`
+	Prepared      []*GID                 `protobuf:"bytes,2,rep,name=prepared,proto3" json:"prepared,omitempty"`
+	Forgotten     []*OriginDeps          `protobuf:"bytes,3,rep,name=forgotten,proto3" json:"forgotten,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecMark) Reset() {
+	*x = RecMark{}
+	mi := &file_mtm_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecMark) ProtoMessage() {}
+
+func (x *RecMark) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecMark.ProtoReflect.Descriptor instead.
+func (*RecMark) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RecMark) GetGen() *Generation {
+	if x != nil {
+		return x.Gen
+	}
+	return nil
+}
+
+func (x *RecMark) GetPrepared() []*GID {
+	if x != nil {
+		return x.Prepared
+	}
+	return nil
+}
+
+func (x *RecMark) GetForgotten() []*OriginDeps {
+	if x != nil {
+		return x.Forgotten
+	}
+	return nil
+}
+
+type RecRecover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	Age           uint64                 `protobuf:"varint,2,opt,name=age,proto3" json:"age,omitempty"`
+	Deps          []*OriginDeps          `protobuf:"bytes,3,rep,name=deps,proto3" json:"deps,omitempty"`
+	Payload       *Payload               `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	At            uint64                 `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecRecover) Reset() {
+	*x = RecRecover{}
+	mi := &file_mtm_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecRecover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecRecover) ProtoMessage() {}
+
+func (x *RecRecover) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecRecover.ProtoReflect.Descriptor instead.
+func (*RecRecover) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RecRecover) GetGid() *GID {
+	if x != nil {
+		return x.Gid
+	}
+	return nil
+}
+
+func (x *RecRecover) GetAge() uint64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
+}
+
+func (x *RecRecover) GetDeps() []*OriginDeps {
+	if x != nil {
+		return x.Deps
+	}
+	return nil
+}
+
+func (x *RecRecover) GetPayload() *Payload {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *RecRecover) GetAt() uint64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+type RecVoid struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Above         uint64                 `protobuf:"varint,1,opt,name=above,proto3" json:"above,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecVoid) Reset() {
+	*x = RecVoid{}
+	mi := &file_mtm_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecVoid) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecVoid) ProtoMessage() {}
+
+func (x *RecVoid) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecVoid.ProtoReflect.Descriptor instead.
+func (*RecVoid) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RecVoid) GetAbove() uint64 {
+	if x != nil {
+		return x.Above
+	}
+	return 0
+}
+
+type RecHave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        uint32                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Spans         []*Span                `protobuf:"bytes,2,rep,name=spans,proto3" json:"spans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecHave) Reset() {
+	*x = RecHave{}
+	mi := &file_mtm_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecHave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecHave) ProtoMessage() {}
+
+func (x *RecHave) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecHave.ProtoReflect.Descriptor instead.
+func (*RecHave) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RecHave) GetOrigin() uint32 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *RecHave) GetSpans() []*Span {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
 }
 
 var File_mtm_proto protoreflect.FileDescriptor
@@ -2616,7 +3797,7 @@ const file_mtm_proto_rawDesc = "" +
 	"\amembers\x18\x02 \x01(\x04R\amembers\x12\x1e\n" +
 	"\n" +
 	"configured\x18\x03 \x01(\x04R\n" +
-	"configured\"\x9b\x04\n" +
+	"configured\"\xa5\a\n" +
 	"\aMessage\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\rR\x02to\x12+\n" +
@@ -2630,7 +3811,16 @@ const file_mtm_proto_rawDesc = "" +
 	"\adecided\x18\x17 \x01(\v2\x0f.mtm.v1.DecidedH\x00R\adecided\x12.\n" +
 	"\bfinished\x18\x18 \x01(\v2\x10.mtm.v1.FinishedH\x00R\bfinished\x12%\n" +
 	"\x05wound\x18\x19 \x01(\v2\r.mtm.v1.WoundH\x00R\x05wound\x12(\n" +
-	"\x06forget\x18\x1a \x01(\v2\x0e.mtm.v1.ForgetH\x00R\x06forgetB\x06\n" +
+	"\x06forget\x18\x1a \x01(\v2\x0e.mtm.v1.ForgetH\x00R\x06forget\x12\"\n" +
+	"\x04beat\x18\x1b \x01(\v2\f.mtm.v1.BeatH\x00R\x04beat\x12,\n" +
+	"\bbeat_ack\x18\x1c \x01(\v2\x0f.mtm.v1.BeatAckH\x00R\abeatAck\x12.\n" +
+	"\bcampaign\x18\x1d \x01(\v2\x10.mtm.v1.CampaignH\x00R\bcampaign\x12;\n" +
+	"\rcampaign_vote\x18\x1e \x01(\v2\x14.mtm.v1.CampaignVoteH\x00R\fcampaignVote\x12+\n" +
+	"\aelected\x18\x1f \x01(\v2\x0f.mtm.v1.ElectedH\x00R\aelected\x12+\n" +
+	"\arecover\x18  \x01(\v2\x0f.mtm.v1.RecoverH\x00R\arecover\x125\n" +
+	"\vrecover_txn\x18! \x01(\v2\x12.mtm.v1.RecoverTxnH\x00R\n" +
+	"recoverTxn\x128\n" +
+	"\frecover_done\x18\" \x01(\v2\x13.mtm.v1.RecoverDoneH\x00R\vrecoverDoneB\x06\n" +
 	"\x04body\"\x8d\x01\n" +
 	"\aPrepare\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x10\n" +
@@ -2667,9 +3857,62 @@ const file_mtm_proto_rawDesc = "" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\"E\n" +
 	"\x05Wound\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x1d\n" +
-	"\x03for\x18\x02 \x01(\v2\v.mtm.v1.GIDR\x03for\"\x1c\n" +
+	"\x03for\x18\x02 \x01(\v2\v.mtm.v1.GIDR\x03for\".\n" +
 	"\x06Forget\x12\x12\n" +
-	"\x04upto\x18\x01 \x01(\x04R\x04upto\"\xa3\x03\n" +
+	"\x04upto\x18\x01 \x01(\x04R\x04upto\x12\x10\n" +
+	"\x03gen\x18\x02 \x01(\x04R\x03gen\"\x97\x01\n" +
+	"\x04Beat\x12\x12\n" +
+	"\x04sent\x18\x01 \x01(\x04R\x04sent\x12$\n" +
+	"\x03gen\x18\x02 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12\x16\n" +
+	"\x06donors\x18\x03 \x01(\x04R\x06donors\x12\x1f\n" +
+	"\vlast_online\x18\x04 \x01(\x04R\n" +
+	"lastOnline\x12\x1c\n" +
+	"\tconnected\x18\x05 \x01(\x04R\tconnected\"\x1d\n" +
+	"\aBeatAck\x12\x12\n" +
+	"\x04sent\x18\x01 \x01(\x04R\x04sent\"0\n" +
+	"\bCampaign\x12$\n" +
+	"\x03gen\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\"\x7f\n" +
+	"\fCampaignVote\x12$\n" +
+	"\x03gen\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12\x0e\n" +
+	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x1f\n" +
+	"\vlast_online\x18\x03 \x01(\x04R\n" +
+	"lastOnline\x12\x18\n" +
+	"\ahighest\x18\x04 \x01(\x04R\ahighest\"G\n" +
+	"\aElected\x12$\n" +
+	"\x03gen\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12\x16\n" +
+	"\x06donors\x18\x02 \x01(\x04R\x06donors\"0\n" +
+	"\x04Span\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\"\\\n" +
+	"\n" +
+	"OriginHave\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\rR\x06origin\x12\x12\n" +
+	"\x04upto\x18\x02 \x01(\x04R\x04upto\x12\"\n" +
+	"\x05above\x18\x03 \x03(\v2\f.mtm.v1.SpanR\x05above\"\xa7\x01\n" +
+	"\aRecover\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
+	"\x03gen\x18\x02 \x01(\x04R\x03gen\x12\x1f\n" +
+	"\vlast_online\x18\x03 \x01(\x04R\n" +
+	"lastOnline\x12&\n" +
+	"\x04have\x18\x04 \x03(\v2\x12.mtm.v1.OriginHaveR\x04have\x12)\n" +
+	"\tundecided\x18\x05 \x03(\v2\v.mtm.v1.GIDR\tundecided\"\xe2\x01\n" +
+	"\n" +
+	"RecoverTxn\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04life\x18\x03 \x01(\x04R\x04life\x12\x1d\n" +
+	"\x03gid\x18\x04 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x10\n" +
+	"\x03age\x18\x05 \x01(\x04R\x03age\x12&\n" +
+	"\x04deps\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\x04deps\x12)\n" +
+	"\apayload\x18\a \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x12\n" +
+	"\x04fate\x18\b \x01(\rR\x04fate\"\xa7\x01\n" +
+	"\vRecoverDone\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04life\x18\x03 \x01(\x04R\x04life\x12\x10\n" +
+	"\x03gen\x18\x04 \x01(\x04R\x03gen\x12\x16\n" +
+	"\x06behind\x18\x05 \x01(\x04R\x06behind\x120\n" +
+	"\tforgotten\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\tforgotten\"\x81\x05\n" +
 	"\x06Record\x12.\n" +
 	"\aprepare\x18\x01 \x01(\v2\x12.mtm.v1.RecPrepareH\x00R\aprepare\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x12.mtm.v1.RecPromiseH\x00R\apromise\x12+\n" +
@@ -2680,15 +3923,24 @@ const file_mtm_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\a \x01(\v2\x15.mtm.v1.RecCheckpointH\x00R\n" +
 	"checkpoint\x12A\n" +
-	"\x0echeckpoint_end\x18\b \x01(\v2\x18.mtm.v1.RecCheckpointEndH\x00R\rcheckpointEndB\x06\n" +
-	"\x04body\"\xa2\x01\n" +
+	"\x0echeckpoint_end\x18\b \x01(\v2\x18.mtm.v1.RecCheckpointEndH\x00R\rcheckpointEnd\x127\n" +
+	"\n" +
+	"generation\x18\t \x01(\v2\x15.mtm.v1.RecGenerationH\x00R\n" +
+	"generation\x12%\n" +
+	"\x04mark\x18\n" +
+	" \x01(\v2\x0f.mtm.v1.RecMarkH\x00R\x04mark\x12.\n" +
+	"\arecover\x18\v \x01(\v2\x12.mtm.v1.RecRecoverH\x00R\arecover\x12%\n" +
+	"\x04void\x18\f \x01(\v2\x0f.mtm.v1.RecVoidH\x00R\x04void\x12%\n" +
+	"\x04have\x18\r \x01(\v2\x0f.mtm.v1.RecHaveH\x00R\x04haveB\x06\n" +
+	"\x04body\"\xc0\x01\n" +
 	"\n" +
 	"RecPrepare\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x10\n" +
 	"\x03age\x18\x02 \x01(\x04R\x03age\x12&\n" +
 	"\x04deps\x18\x03 \x03(\v2\x12.mtm.v1.OriginDepsR\x04deps\x12)\n" +
 	"\apayload\x18\x04 \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x10\n" +
-	"\x03lsn\x18\x05 \x01(\x04R\x03lsn\"S\n" +
+	"\x03lsn\x18\x05 \x01(\x04R\x03lsn\x12\x1c\n" +
+	"\trecovered\x18\x06 \x01(\bR\trecovered\"S\n" +
 	"\n" +
 	"RecPromise\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12&\n" +
@@ -2710,7 +3962,29 @@ const file_mtm_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\n" +
 	"generation\"\x12\n" +
-	"\x10RecCheckpointEnd2d\n" +
+	"\x10RecCheckpointEnd\"\x96\x01\n" +
+	"\rRecGeneration\x12$\n" +
+	"\x03gen\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12\x16\n" +
+	"\x06donors\x18\x02 \x01(\x04R\x06donors\x12\x1f\n" +
+	"\vlast_online\x18\x03 \x01(\x04R\n" +
+	"lastOnline\x12&\n" +
+	"\x04vote\x18\x04 \x01(\v2\x12.mtm.v1.GenerationR\x04vote\"\x8a\x01\n" +
+	"\aRecMark\x12$\n" +
+	"\x03gen\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12'\n" +
+	"\bprepared\x18\x02 \x03(\v2\v.mtm.v1.GIDR\bprepared\x120\n" +
+	"\tforgotten\x18\x03 \x03(\v2\x12.mtm.v1.OriginDepsR\tforgotten\"\xa0\x01\n" +
+	"\n" +
+	"RecRecover\x12\x1d\n" +
+	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x10\n" +
+	"\x03age\x18\x02 \x01(\x04R\x03age\x12&\n" +
+	"\x04deps\x18\x03 \x03(\v2\x12.mtm.v1.OriginDepsR\x04deps\x12)\n" +
+	"\apayload\x18\x04 \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x0e\n" +
+	"\x02at\x18\x05 \x01(\x04R\x02at\"\x1f\n" +
+	"\aRecVoid\x12\x14\n" +
+	"\x05above\x18\x01 \x01(\x04R\x05above\"E\n" +
+	"\aRecHave\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\rR\x06origin\x12\"\n" +
+	"\x05spans\x18\x02 \x03(\v2\f.mtm.v1.SpanR\x05spans2d\n" +
 	"\x04Peer\x12.\n" +
 	"\x04Link\x12\x11.mtm.v1.LinkFrame\x1a\x0f.mtm.v1.LinkAck(\x010\x01\x12,\n" +
 	"\x04Bulk\x12\x11.mtm.v1.BulkChunk\x1a\x0f.mtm.v1.BulkAck(\x012t\n" +
@@ -2730,7 +4004,7 @@ func file_mtm_proto_rawDescGZIP() []byte {
 	return file_mtm_proto_rawDescData
 }
 
-var file_mtm_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_mtm_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_mtm_proto_goTypes = []any{
 	(*AdminRequest)(nil),     // 0: mtm.v1.AdminRequest
 	(*AdminResponse)(nil),    // 1: mtm.v1.AdminResponse
@@ -2762,15 +4036,30 @@ var file_mtm_proto_goTypes = []any{
 	(*Finished)(nil),         // 27: mtm.v1.Finished
 	(*Wound)(nil),            // 28: mtm.v1.Wound
 	(*Forget)(nil),           // 29: mtm.v1.Forget
-	(*Record)(nil),           // 30: mtm.v1.Record
-	(*RecPrepare)(nil),       // 31: mtm.v1.RecPrepare
-	(*RecPromise)(nil),       // 32: mtm.v1.RecPromise
-	(*RecAccept)(nil),        // 33: mtm.v1.RecAccept
-	(*RecDecide)(nil),        // 34: mtm.v1.RecDecide
-	(*RecReserve)(nil),       // 35: mtm.v1.RecReserve
-	(*RecForget)(nil),        // 36: mtm.v1.RecForget
-	(*RecCheckpoint)(nil),    // 37: mtm.v1.RecCheckpoint
-	(*RecCheckpointEnd)(nil), // 38: mtm.v1.RecCheckpointEnd
+	(*Beat)(nil),             // 30: mtm.v1.Beat
+	(*BeatAck)(nil),          // 31: mtm.v1.BeatAck
+	(*Campaign)(nil),         // 32: mtm.v1.Campaign
+	(*CampaignVote)(nil),     // 33: mtm.v1.CampaignVote
+	(*Elected)(nil),          // 34: mtm.v1.Elected
+	(*Span)(nil),             // 35: mtm.v1.Span
+	(*OriginHave)(nil),       // 36: mtm.v1.OriginHave
+	(*Recover)(nil),          // 37: mtm.v1.Recover
+	(*RecoverTxn)(nil),       // 38: mtm.v1.RecoverTxn
+	(*RecoverDone)(nil),      // 39: mtm.v1.RecoverDone
+	(*Record)(nil),           // 40: mtm.v1.Record
+	(*RecPrepare)(nil),       // 41: mtm.v1.RecPrepare
+	(*RecPromise)(nil),       // 42: mtm.v1.RecPromise
+	(*RecAccept)(nil),        // 43: mtm.v1.RecAccept
+	(*RecDecide)(nil),        // 44: mtm.v1.RecDecide
+	(*RecReserve)(nil),       // 45: mtm.v1.RecReserve
+	(*RecForget)(nil),        // 46: mtm.v1.RecForget
+	(*RecCheckpoint)(nil),    // 47: mtm.v1.RecCheckpoint
+	(*RecCheckpointEnd)(nil), // 48: mtm.v1.RecCheckpointEnd
+	(*RecGeneration)(nil),    // 49: mtm.v1.RecGeneration
+	(*RecMark)(nil),          // 50: mtm.v1.RecMark
+	(*RecRecover)(nil),       // 51: mtm.v1.RecRecover
+	(*RecVoid)(nil),          // 52: mtm.v1.RecVoid
+	(*RecHave)(nil),          // 53: mtm.v1.RecHave
 }
 var file_mtm_proto_depIdxs = []int32{
 	2,  // 0: mtm.v1.Hello.end:type_name -> mtm.v1.End
@@ -2795,57 +4084,90 @@ var file_mtm_proto_depIdxs = []int32{
 	27, // 19: mtm.v1.Message.finished:type_name -> mtm.v1.Finished
 	28, // 20: mtm.v1.Message.wound:type_name -> mtm.v1.Wound
 	29, // 21: mtm.v1.Message.forget:type_name -> mtm.v1.Forget
-	12, // 22: mtm.v1.Prepare.gid:type_name -> mtm.v1.GID
-	15, // 23: mtm.v1.Prepare.deps:type_name -> mtm.v1.OriginDeps
-	16, // 24: mtm.v1.Prepare.payload:type_name -> mtm.v1.Payload
-	12, // 25: mtm.v1.Vote.gid:type_name -> mtm.v1.GID
-	14, // 26: mtm.v1.Vote.err:type_name -> mtm.v1.Error
-	12, // 27: mtm.v1.Accept.gid:type_name -> mtm.v1.GID
-	13, // 28: mtm.v1.Accept.ballot:type_name -> mtm.v1.Ballot
-	12, // 29: mtm.v1.Accepted.gid:type_name -> mtm.v1.GID
-	13, // 30: mtm.v1.Accepted.ballot:type_name -> mtm.v1.Ballot
-	12, // 31: mtm.v1.Collect.gid:type_name -> mtm.v1.GID
-	13, // 32: mtm.v1.Collect.ballot:type_name -> mtm.v1.Ballot
-	12, // 33: mtm.v1.Promised.gid:type_name -> mtm.v1.GID
-	13, // 34: mtm.v1.Promised.ballot:type_name -> mtm.v1.Ballot
-	13, // 35: mtm.v1.Promised.accepted:type_name -> mtm.v1.Ballot
-	12, // 36: mtm.v1.Rejected.gid:type_name -> mtm.v1.GID
-	13, // 37: mtm.v1.Rejected.ballot:type_name -> mtm.v1.Ballot
-	13, // 38: mtm.v1.Rejected.promised:type_name -> mtm.v1.Ballot
-	12, // 39: mtm.v1.Decided.gid:type_name -> mtm.v1.GID
-	12, // 40: mtm.v1.Finished.gid:type_name -> mtm.v1.GID
-	12, // 41: mtm.v1.Wound.gid:type_name -> mtm.v1.GID
-	12, // 42: mtm.v1.Wound.for:type_name -> mtm.v1.GID
-	31, // 43: mtm.v1.Record.prepare:type_name -> mtm.v1.RecPrepare
-	32, // 44: mtm.v1.Record.promise:type_name -> mtm.v1.RecPromise
-	33, // 45: mtm.v1.Record.accept:type_name -> mtm.v1.RecAccept
-	34, // 46: mtm.v1.Record.decide:type_name -> mtm.v1.RecDecide
-	35, // 47: mtm.v1.Record.reserve:type_name -> mtm.v1.RecReserve
-	36, // 48: mtm.v1.Record.forget:type_name -> mtm.v1.RecForget
-	37, // 49: mtm.v1.Record.checkpoint:type_name -> mtm.v1.RecCheckpoint
-	38, // 50: mtm.v1.Record.checkpoint_end:type_name -> mtm.v1.RecCheckpointEnd
-	12, // 51: mtm.v1.RecPrepare.gid:type_name -> mtm.v1.GID
-	15, // 52: mtm.v1.RecPrepare.deps:type_name -> mtm.v1.OriginDeps
-	16, // 53: mtm.v1.RecPrepare.payload:type_name -> mtm.v1.Payload
-	12, // 54: mtm.v1.RecPromise.gid:type_name -> mtm.v1.GID
-	13, // 55: mtm.v1.RecPromise.ballot:type_name -> mtm.v1.Ballot
-	12, // 56: mtm.v1.RecAccept.gid:type_name -> mtm.v1.GID
-	13, // 57: mtm.v1.RecAccept.ballot:type_name -> mtm.v1.Ballot
-	12, // 58: mtm.v1.RecDecide.gid:type_name -> mtm.v1.GID
-	17, // 59: mtm.v1.RecCheckpoint.generation:type_name -> mtm.v1.Generation
-	6,  // 60: mtm.v1.Peer.Link:input_type -> mtm.v1.LinkFrame
-	8,  // 61: mtm.v1.Peer.Bulk:input_type -> mtm.v1.BulkChunk
-	0,  // 62: mtm.v1.Admin.Call:input_type -> mtm.v1.AdminRequest
-	0,  // 63: mtm.v1.Admin.Watch:input_type -> mtm.v1.AdminRequest
-	7,  // 64: mtm.v1.Peer.Link:output_type -> mtm.v1.LinkAck
-	11, // 65: mtm.v1.Peer.Bulk:output_type -> mtm.v1.BulkAck
-	1,  // 66: mtm.v1.Admin.Call:output_type -> mtm.v1.AdminResponse
-	1,  // 67: mtm.v1.Admin.Watch:output_type -> mtm.v1.AdminResponse
-	64, // [64:68] is the sub-list for method output_type
-	60, // [60:64] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	30, // 22: mtm.v1.Message.beat:type_name -> mtm.v1.Beat
+	31, // 23: mtm.v1.Message.beat_ack:type_name -> mtm.v1.BeatAck
+	32, // 24: mtm.v1.Message.campaign:type_name -> mtm.v1.Campaign
+	33, // 25: mtm.v1.Message.campaign_vote:type_name -> mtm.v1.CampaignVote
+	34, // 26: mtm.v1.Message.elected:type_name -> mtm.v1.Elected
+	37, // 27: mtm.v1.Message.recover:type_name -> mtm.v1.Recover
+	38, // 28: mtm.v1.Message.recover_txn:type_name -> mtm.v1.RecoverTxn
+	39, // 29: mtm.v1.Message.recover_done:type_name -> mtm.v1.RecoverDone
+	12, // 30: mtm.v1.Prepare.gid:type_name -> mtm.v1.GID
+	15, // 31: mtm.v1.Prepare.deps:type_name -> mtm.v1.OriginDeps
+	16, // 32: mtm.v1.Prepare.payload:type_name -> mtm.v1.Payload
+	12, // 33: mtm.v1.Vote.gid:type_name -> mtm.v1.GID
+	14, // 34: mtm.v1.Vote.err:type_name -> mtm.v1.Error
+	12, // 35: mtm.v1.Accept.gid:type_name -> mtm.v1.GID
+	13, // 36: mtm.v1.Accept.ballot:type_name -> mtm.v1.Ballot
+	12, // 37: mtm.v1.Accepted.gid:type_name -> mtm.v1.GID
+	13, // 38: mtm.v1.Accepted.ballot:type_name -> mtm.v1.Ballot
+	12, // 39: mtm.v1.Collect.gid:type_name -> mtm.v1.GID
+	13, // 40: mtm.v1.Collect.ballot:type_name -> mtm.v1.Ballot
+	12, // 41: mtm.v1.Promised.gid:type_name -> mtm.v1.GID
+	13, // 42: mtm.v1.Promised.ballot:type_name -> mtm.v1.Ballot
+	13, // 43: mtm.v1.Promised.accepted:type_name -> mtm.v1.Ballot
+	12, // 44: mtm.v1.Rejected.gid:type_name -> mtm.v1.GID
+	13, // 45: mtm.v1.Rejected.ballot:type_name -> mtm.v1.Ballot
+	13, // 46: mtm.v1.Rejected.promised:type_name -> mtm.v1.Ballot
+	12, // 47: mtm.v1.Decided.gid:type_name -> mtm.v1.GID
+	12, // 48: mtm.v1.Finished.gid:type_name -> mtm.v1.GID
+	12, // 49: mtm.v1.Wound.gid:type_name -> mtm.v1.GID
+	12, // 50: mtm.v1.Wound.for:type_name -> mtm.v1.GID
+	17, // 51: mtm.v1.Beat.gen:type_name -> mtm.v1.Generation
+	17, // 52: mtm.v1.Campaign.gen:type_name -> mtm.v1.Generation
+	17, // 53: mtm.v1.CampaignVote.gen:type_name -> mtm.v1.Generation
+	17, // 54: mtm.v1.Elected.gen:type_name -> mtm.v1.Generation
+	35, // 55: mtm.v1.OriginHave.above:type_name -> mtm.v1.Span
+	36, // 56: mtm.v1.Recover.have:type_name -> mtm.v1.OriginHave
+	12, // 57: mtm.v1.Recover.undecided:type_name -> mtm.v1.GID
+	12, // 58: mtm.v1.RecoverTxn.gid:type_name -> mtm.v1.GID
+	15, // 59: mtm.v1.RecoverTxn.deps:type_name -> mtm.v1.OriginDeps
+	16, // 60: mtm.v1.RecoverTxn.payload:type_name -> mtm.v1.Payload
+	15, // 61: mtm.v1.RecoverDone.forgotten:type_name -> mtm.v1.OriginDeps
+	41, // 62: mtm.v1.Record.prepare:type_name -> mtm.v1.RecPrepare
+	42, // 63: mtm.v1.Record.promise:type_name -> mtm.v1.RecPromise
+	43, // 64: mtm.v1.Record.accept:type_name -> mtm.v1.RecAccept
+	44, // 65: mtm.v1.Record.decide:type_name -> mtm.v1.RecDecide
+	45, // 66: mtm.v1.Record.reserve:type_name -> mtm.v1.RecReserve
+	46, // 67: mtm.v1.Record.forget:type_name -> mtm.v1.RecForget
+	47, // 68: mtm.v1.Record.checkpoint:type_name -> mtm.v1.RecCheckpoint
+	48, // 69: mtm.v1.Record.checkpoint_end:type_name -> mtm.v1.RecCheckpointEnd
+	49, // 70: mtm.v1.Record.generation:type_name -> mtm.v1.RecGeneration
+	50, // 71: mtm.v1.Record.mark:type_name -> mtm.v1.RecMark
+	51, // 72: mtm.v1.Record.recover:type_name -> mtm.v1.RecRecover
+	52, // 73: mtm.v1.Record.void:type_name -> mtm.v1.RecVoid
+	53, // 74: mtm.v1.Record.have:type_name -> mtm.v1.RecHave
+	12, // 75: mtm.v1.RecPrepare.gid:type_name -> mtm.v1.GID
+	15, // 76: mtm.v1.RecPrepare.deps:type_name -> mtm.v1.OriginDeps
+	16, // 77: mtm.v1.RecPrepare.payload:type_name -> mtm.v1.Payload
+	12, // 78: mtm.v1.RecPromise.gid:type_name -> mtm.v1.GID
+	13, // 79: mtm.v1.RecPromise.ballot:type_name -> mtm.v1.Ballot
+	12, // 80: mtm.v1.RecAccept.gid:type_name -> mtm.v1.GID
+	13, // 81: mtm.v1.RecAccept.ballot:type_name -> mtm.v1.Ballot
+	12, // 82: mtm.v1.RecDecide.gid:type_name -> mtm.v1.GID
+	17, // 83: mtm.v1.RecCheckpoint.generation:type_name -> mtm.v1.Generation
+	17, // 84: mtm.v1.RecGeneration.gen:type_name -> mtm.v1.Generation
+	17, // 85: mtm.v1.RecGeneration.vote:type_name -> mtm.v1.Generation
+	17, // 86: mtm.v1.RecMark.gen:type_name -> mtm.v1.Generation
+	12, // 87: mtm.v1.RecMark.prepared:type_name -> mtm.v1.GID
+	15, // 88: mtm.v1.RecMark.forgotten:type_name -> mtm.v1.OriginDeps
+	12, // 89: mtm.v1.RecRecover.gid:type_name -> mtm.v1.GID
+	15, // 90: mtm.v1.RecRecover.deps:type_name -> mtm.v1.OriginDeps
+	16, // 91: mtm.v1.RecRecover.payload:type_name -> mtm.v1.Payload
+	35, // 92: mtm.v1.RecHave.spans:type_name -> mtm.v1.Span
+	6,  // 93: mtm.v1.Peer.Link:input_type -> mtm.v1.LinkFrame
+	8,  // 94: mtm.v1.Peer.Bulk:input_type -> mtm.v1.BulkChunk
+	0,  // 95: mtm.v1.Admin.Call:input_type -> mtm.v1.AdminRequest
+	0,  // 96: mtm.v1.Admin.Watch:input_type -> mtm.v1.AdminRequest
+	7,  // 97: mtm.v1.Peer.Link:output_type -> mtm.v1.LinkAck
+	11, // 98: mtm.v1.Peer.Bulk:output_type -> mtm.v1.BulkAck
+	1,  // 99: mtm.v1.Admin.Call:output_type -> mtm.v1.AdminResponse
+	1,  // 100: mtm.v1.Admin.Watch:output_type -> mtm.v1.AdminResponse
+	97, // [97:101] is the sub-list for method output_type
+	93, // [93:97] is the sub-list for method input_type
+	93, // [93:93] is the sub-list for extension type_name
+	93, // [93:93] is the sub-list for extension extendee
+	0,  // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_mtm_proto_init() }
@@ -2865,8 +4187,16 @@ func file_mtm_proto_init() {
 		(*Message_Finished)(nil),
 		(*Message_Wound)(nil),
 		(*Message_Forget)(nil),
+		(*Message_Beat)(nil),
+		(*Message_BeatAck)(nil),
+		(*Message_Campaign)(nil),
+		(*Message_CampaignVote)(nil),
+		(*Message_Elected)(nil),
+		(*Message_Recover)(nil),
+		(*Message_RecoverTxn)(nil),
+		(*Message_RecoverDone)(nil),
 	}
-	file_mtm_proto_msgTypes[30].OneofWrappers = []any{
+	file_mtm_proto_msgTypes[40].OneofWrappers = []any{
 		(*Record_Prepare)(nil),
 		(*Record_Promise)(nil),
 		(*Record_Accept)(nil),
@@ -2875,6 +4205,11 @@ func file_mtm_proto_init() {
 		(*Record_Forget)(nil),
 		(*Record_Checkpoint)(nil),
 		(*Record_CheckpointEnd)(nil),
+		(*Record_Generation)(nil),
+		(*Record_Mark)(nil),
+		(*Record_Recover)(nil),
+		(*Record_Void)(nil),
+		(*Record_Have)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2882,7 +4217,7 @@ func file_mtm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mtm_proto_rawDesc), len(file_mtm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

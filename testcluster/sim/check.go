@@ -18,19 +18,23 @@ type record struct {
 	rolled    mtm.NodeSet
 }
 
-// checker asserts S1 to S9 of docs/design.md at each effect, and at the end. (S6 comes with generations.)
+// checker asserts S1 to S9 of docs/design.md at each effect, and at the end.
 type checker struct {
 	w     *world
 	txns  map[mtm.GID]*record
 	order [][]mtm.GID // per row: who changed it, in the order in which the first node committed
 	fresh []int       // per row: versions that every read must see
 	acks  int
+	gens  map[uint64]mtm.Generation
+	votes map[mtm.NodeID]uint64 // highest generation that a node voted for, durably
+	last  map[mtm.NodeID]uint64 // in which it was online last
 }
 
 func newChecker(w *world) checker {
 	return checker{
 		w: w, txns: map[mtm.GID]*record{},
 		order: make([][]mtm.GID, w.keys), fresh: make([]int, w.keys),
+		gens: map[uint64]mtm.Generation{}, votes: map[mtm.NodeID]uint64{}, last: map[mtm.NodeID]uint64{},
 	}
 }
 
@@ -50,9 +54,54 @@ func (c *checker) prepared(n *node, gid mtm.GID) {
 
 // durable: a record has reached the journal's disk.
 func (c *checker) durable(n *node, rec mtm.Record) {
+	if g, ok := rec.(mtm.RecGeneration); ok {
+		c.generation(n, g)
+	}
 	if a, ok := rec.(mtm.RecAccept); ok && a.Commit && c.txns[a.GID] != nil {
 		c.txns[a.GID].accepted = c.txns[a.GID].accepted.With(n.id)
 	}
+}
+
+// generation is S6: who voted for a generation is never online in one below it that it was not online in then.
+func (c *checker) generation(n *node, g mtm.RecGeneration) {
+	if old, ok := c.gens[g.Gen.Num]; ok && old != g.Gen {
+		c.w.fail("S6 there are two generations %d: %v and %v", g.Gen.Num, old, g.Gen)
+	}
+	c.gens[g.Gen.Num] = g.Gen
+	if g.LastOnline != c.last[n.id] && g.LastOnline < c.votes[n.id] {
+		c.w.fail("S6 n%d is online in generation %d, and voted for %d", n.id, g.LastOnline, c.votes[n.id])
+	}
+	c.last[n.id] = g.LastOnline
+	c.votes[n.id] = max(c.votes[n.id], g.Vote.Num)
+}
+
+// members are who has to prepare a transaction.
+func (c *checker) members(gid mtm.GID) mtm.NodeSet {
+	if g, ok := c.gens[gid.Gen]; ok {
+		return g.Members
+	}
+	return c.w.all
+}
+
+// recovered: n commits what a donor sent.
+func (c *checker) recovered(n *node, it recoverItem) {
+	r := c.txns[it.gid]
+	switch {
+	case r == nil:
+		c.w.fail("S9 n%d recovers %s, which no client asked for", n.id, it.gid)
+		return
+	case r.rolled != 0:
+		c.w.fail("S1 n%d recovers %s, which %v rolled back", n.id, it.gid, r.rolled)
+	case r.failed != nil:
+		c.w.fail("S4 n%d recovers %s, which was reported as failed: %v", n.id, it.gid, r.failed)
+	case r.committed.Has(n.id):
+		c.w.fail("S3 n%d recovers %s, which it has", n.id, it.gid)
+	case r.committed == 0 && !r.accepted.IsMajorityOf(c.w.all):
+		c.w.fail("S5 n%d recovers %s, which only %v accepted", n.id, it.gid, r.accepted)
+	case !sameImages(r.images, it.images):
+		c.w.fail("S9 n%d recovers %s with %v instead of %v", n.id, it.gid, it.images, r.images)
+	}
+	r.committed = r.committed.With(n.id)
 }
 
 // commit: COMMIT PREPARED ran on n.
@@ -68,7 +117,7 @@ func (c *checker) commit(n *node, x *xact) {
 		c.w.fail("S1 n%d commits %s, which %v rolled back", n.id, gid, r.rolled)
 	case r.failed != nil:
 		c.w.fail("S4 n%d commits %s, which was reported as failed: %v", n.id, gid, r.failed)
-	case !r.prepared.Contains(c.w.all):
+	case !r.prepared.Contains(c.members(gid)):
 		c.w.fail("S5 n%d commits %s, which only %v prepared", n.id, gid, r.prepared)
 	case !r.accepted.IsMajorityOf(c.w.all):
 		c.w.fail("S5 n%d commits %s, which only %v accepted", n.id, gid, r.accepted)
@@ -106,10 +155,10 @@ func sameImages(a, b []image) bool {
 	return slices.EqualFunc(a, b, func(x, y image) bool { return x.op == y.op && x.key == y.key && x.val == y.val })
 }
 
-func (c *checker) rolledBack(n *node, gid mtm.GID) {
+func (c *checker) rolledBack(n *node, gid mtm.GID, atMark bool) {
 	r := c.txns[gid]
-	if r == nil {
-		return
+	if r == nil || atMark {
+		return // it comes again, or was aborted
 	}
 	r.rolled = r.rolled.With(n.id)
 	if r.committed != 0 {
@@ -134,7 +183,16 @@ func (c *checker) acknowledged(n *node, gid mtm.GID) {
 		}
 		return
 	}
-	if !r.committed.Contains(c.w.all) {
+	lacking := c.w.all.Minus(r.committed)
+	if c.w.elections {
+		lacking = 0
+		for _, o := range c.w.nodes {
+			if o.readable() && !r.committed.Has(o.id) {
+				lacking = lacking.With(o.id)
+			}
+		}
+	}
+	if lacking != 0 {
 		c.w.fail("S7 %s is acknowledged, and committed on %v only", gid, r.committed)
 	}
 	for _, im := range r.images {

@@ -41,7 +41,7 @@ func (c *client) begin() {
 		return
 	}
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	if !n.alive || !n.pg.up {
+	if !n.alive || !n.pg.up || w.elections && !n.readable() {
 		w.after(w.between(5*ms, 60*ms), c.begin)
 		return
 	}

@@ -22,9 +22,15 @@ func (n *node) act(a coordinator.Action) {
 	case coordinator.OpenGate:
 		n.gate.open(a)
 	case coordinator.CloseGate:
-		n.gate.close()
+		n.gate.close(a.Seq)
 	case coordinator.Release:
 		n.gate.finished()
+	case coordinator.StreamJournal:
+		n.stream(a)
+	case coordinator.ApplyRecovered:
+		n.applyRecovered(a)
+	case coordinator.TellOutcome:
+		n.tellOutcome(a)
 	case coordinator.DropPayload:
 		if _, ok := n.spills[a.Spill]; !ok && !n.crashed {
 			n.w.fail("n%d drops spill file %s, which is not there", n.id, a.Spill)
@@ -47,6 +53,7 @@ func (n *node) apply(a coordinator.Apply) {
 	}
 	x := n.pg.begin(false)
 	x.gid = a.GID
+	x.atMark = w.elections && n.brain != nil && a.GID.Gen < n.brain.Status().Generation.Num
 	for _, im := range images {
 		x.stmts = append(x.stmts, stmt{op: im.op, key: im.key, val: im.val, absolute: true})
 	}
@@ -137,6 +144,7 @@ func (n *node) cleanSpills() {
 type gate struct {
 	n           *node
 	opened      bool
+	seq         uint64 // of the last CloseGate
 	closing     bool
 	gen         uint64
 	next, below uint64
@@ -152,7 +160,8 @@ func (g *gate) open(a coordinator.OpenGate) {
 	g.grant()
 }
 
-func (g *gate) close() {
+func (g *gate) close(seq uint64) {
+	g.seq = seq
 	g.opened, g.closing = false, true
 	g.checkClosed()
 }
@@ -160,7 +169,7 @@ func (g *gate) close() {
 func (g *gate) checkClosed() {
 	if g.closing && g.preparing == 0 {
 		g.closing = false
-		g.n.push(coordinator.GateClosed{Next: g.next})
+		g.n.push(coordinator.GateClosed{Next: g.next, Seq: g.seq})
 	}
 }
 
@@ -200,3 +209,5 @@ func (g *gate) finished() {
 	g.unfinished--
 	g.grant()
 }
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }

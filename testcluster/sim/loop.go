@@ -16,6 +16,11 @@ type node struct {
 	alive    bool
 	life     uint64 // incarnation; grows with each start
 	born     uint64
+	frozen   uint64  // the process stands still until then
+	rate     float64 // of its clock
+	streams  map[mtm.NodeID]*stream
+	recQueue []coordinator.ApplyRecovered
+	recBusy  bool
 	brain    *coordinator.Node
 	inbox    []coordinator.Event
 	busy     bool // a turn is under way, or will be
@@ -28,7 +33,10 @@ type node struct {
 }
 
 func newNode(w *world, id mtm.NodeID) *node {
-	n := &node{w: w, id: id, spills: map[string]int{}}
+	n := &node{w: w, id: id, spills: map[string]int{}, rate: 1}
+	if w.drift > 0 {
+		n.rate += w.drift * (2*w.rng.Float64() - 1)
+	}
 	n.pg = newPostgres(w, n)
 	return n
 }
@@ -47,14 +55,17 @@ func (n *node) start() {
 	n.alive, n.busy, n.born, n.inbox = true, true, w.now, nil
 	n.outbox, n.writing = nil, false
 	n.gate = gate{n: n}
+	n.streams, n.recQueue, n.recBusy, n.frozen = map[mtm.NodeID]*stream{}, nil, false, 0
 	cfg := w.plan.config()
 	cfg.ID = n.id
 	cfg.Generation = mtm.Generation{Num: 1, Members: w.all, Configured: w.all}
+	cfg.Incarnation = n.life
+	n.pg.endAll() // nothing of the earlier life may prepare after this
+	cfg.Recovered = n.pg.recovered
 	n.brain = coordinator.New(cfg)
-	for _, r := range n.disk.records {
+	for _, r := range n.disk.records[n.disk.base:] {
 		n.brain.Replay(r)
 	}
-	n.pg.endAll() // nothing of the earlier life may prepare after this
 	held := n.pg.preparedGIDs()
 	w.tracef("n%d START life %d, journal of %d records, prepared %v", n.id, n.life, len(n.disk.records), held)
 	n.cleanSpills()
@@ -91,6 +102,10 @@ func (n *node) crash() {
 		w.after(w.between(1*ms, 60*ms), n.start)
 		return
 	}
+	if w.elections && w.chance(w.longAway) {
+		w.after(w.between(300*ms, 2500*ms), n.start)
+		return
+	}
 	w.after(pick(w.rng, w.between(1*ms, 30*ms), w.between(50*ms, 1*second)), n.start)
 }
 
@@ -98,7 +113,7 @@ func (n *node) tick(life uint64) {
 	if !n.alive || n.life != life {
 		return
 	}
-	n.push(coordinator.Tick{Now: (n.w.now - n.born) / ms})
+	n.push(coordinator.Tick{Now: n.clock()})
 	n.w.after(n.w.plan.tick, func() { n.tick(life) })
 }
 
@@ -123,7 +138,11 @@ func (n *node) post(d uint64, life uint64, ev coordinator.Event) {
 func (n *node) wake() {
 	life := n.life
 	n.w.after(n.w.between(5, 100), func() {
-		if n.alive && n.life == life {
+		switch {
+		case !n.alive || n.life != life:
+		case n.frozen > n.w.now:
+			n.w.at(n.frozen, n.wake)
+		default:
 			n.turn()
 		}
 	})
@@ -197,14 +216,52 @@ func (n *node) write() {
 		return
 	}
 	life := n.life
-	n.w.after(n.w.between(50, n.w.fsync), func() {
+	n.w.after(n.w.between(50, n.w.fsync), n.unlessFrozen(func() {
 		if n.alive && n.life == life && n.synced() {
 			if mark >= 0 {
-				n.disk.dropBefore(mark)
+				n.disk.shorten(mark, n.w.elections)
 			}
 			n.release(batch)
 		}
-	})
+	}))
+}
+
+// unlessFrozen puts off what a frozen process cannot do.
+func (n *node) unlessFrozen(do func()) func() {
+	return func() {
+		if n.frozen > n.w.now {
+			n.w.at(n.frozen, do)
+			return
+		}
+		do()
+	}
+}
+
+// clock is what the process reads, in milliseconds since it started.
+func (n *node) clock() uint64 { return uint64(float64(n.w.now-n.born)*n.rate) / ms }
+
+// freeze stops the process, but not its PostgreSQL.
+func (n *node) freeze(d uint64) {
+	w := n.w
+	w.tracef("n%d FREEZE for %d ms", n.id, d/ms)
+	n.frozen = max(n.frozen, w.now+d)
+	w.net.crashed(n.id)
+	w.at(n.frozen, func() { w.net.crashed(n.id) })
+}
+
+// readable reports whether the gateway may answer a read now.
+func (n *node) readable() bool {
+	if !n.w.elections {
+		return true
+	}
+	if !n.alive || n.brain == nil || !n.pg.up || n.frozen > n.w.now {
+		return false
+	}
+	st := n.brain.Status()
+	if n.w.plant == plantNoLease {
+		return st.Status == mtm.StatusOnline || st.Status == mtm.StatusIsolated
+	}
+	return st.LeaseEnd > n.clock()
 }
 
 // synced: the fsync has returned.

@@ -16,12 +16,13 @@ func main() {
 	seeds := flag.Uint64("seeds", 1000, "how many seeds to run")
 	seed := flag.Uint64("seed", 0, "run this seed only (with -seeds not given), or start from it")
 	trace := flag.Bool("trace", false, "print what happens")
-	plant := flag.String("plant", "", "fault to plant: "+strings.Join(plants, ", "))
+	plant := flag.String("plant", "", "fault to plant: "+strings.Join(append(slices.Clone(plants), electionPlants...), ", "))
 	mode := flag.String("mode", "", "what goes wrong: "+strings.Join(slices.Compact(slices.Clone(modes)), ", ")+"; empty: by the seed")
 	nodes := flag.Int("nodes", 0, "1 to 16; 0: mostly three, sometimes two, four or five")
+	elections := flag.Bool("elections", false, "the generation changes: members are excluded, recover and come back")
 	workers := flag.Int("workers", runtime.NumCPU(), "seeds run at a time")
 	flag.Parse()
-	if *plant != "" && !slices.Contains(plants, *plant) {
+	if *plant != "" && !slices.Contains(plants, *plant) && !slices.Contains(electionPlants, *plant) {
 		fmt.Fprintf(os.Stderr, "sim: unknown fault %q; there are %s\n", *plant, strings.Join(plants, ", "))
 		os.Exit(2)
 	}
@@ -36,7 +37,7 @@ func main() {
 	if one {
 		first, count = *seed, 1
 	}
-	o := options{nodes: *nodes, plant: *plant, mode: *mode}
+	o := options{nodes: *nodes, elections: *elections, plant: *plant, mode: *mode}
 	if *trace {
 		o.trace = os.Stdout
 		*workers = 1
@@ -53,6 +54,9 @@ func main() {
 		}
 		if *mode != "" {
 			again += " -mode " + *mode
+		}
+		if *elections {
+			again += " -elections"
 		}
 		if *nodes != 0 {
 			again += fmt.Sprintf(" -nodes %d", *nodes)

@@ -13,8 +13,9 @@ type network struct {
 	// told is the incarnation under which a node believes another to be up; 0: down.
 	told [mtm.MaxNodes + 1][mtm.MaxNodes + 1]uint64
 	// broken: the connection lost something that nobody repeats, so it must be seen to go down.
-	loseTo mtm.NodeID // the next message to this node is lost; 0: none
-	broken [mtm.MaxNodes + 1][mtm.MaxNodes + 1]bool
+	loseTo  mtm.NodeID // the next message to this node is lost; 0: none
+	broken  [mtm.MaxNodes + 1][mtm.MaxNodes + 1]bool
+	ordered [mtm.MaxNodes + 1][mtm.MaxNodes + 1]uint64 // when the last message of a recovery arrives
 }
 
 func (t *network) init(w *world) { t.w = w }
@@ -46,6 +47,12 @@ func (t *network) deliver(m mtm.Message) {
 	if !w.calm && w.chance(w.spike) {
 		d = w.between(w.delay, w.spikeMax)
 	}
+	switch m.Body.(type) {
+	case mtm.RecoverTxn, mtm.RecoverDone: // links keep the order; all other messages are proof against disorder
+		at := max(w.now+d, t.ordered[m.From][m.To]+1)
+		t.ordered[m.From][m.To] = at
+		d = at - w.now
+	}
 	w.after(d, func() {
 		to := w.node(m.To)
 		if !to.alive || t.cut[m.From][m.To] {
@@ -68,7 +75,8 @@ func (t *network) breakLink(a, b mtm.NodeID) {
 }
 
 func (t *network) works(i, j mtm.NodeID) bool {
-	return t.w.node(i).alive && t.w.node(j).alive && !t.cut[i][j] && !t.cut[j][i]
+	return t.w.node(i).alive && t.w.node(j).alive && !t.cut[i][j] && !t.cut[j][i] &&
+		t.w.node(j).frozen <= t.w.now
 }
 
 // changed: something happened to node j, or to the link between i and j; both will notice in a while.

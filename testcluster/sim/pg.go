@@ -47,13 +47,14 @@ type row struct {
 
 // postgres is a node's database: committed rows, row locks, prepared transactions that survive crashes, one slot.
 type postgres struct {
-	w        *world
-	n        *node
-	up       bool
-	rows     []row
-	live     []*xact // sessions' and applies' transactions, not prepared
-	prepared map[mtm.GID]*xact
-	slot     slot
+	w         *world
+	n         *node
+	up        bool
+	rows      []row
+	live      []*xact // sessions' and applies' transactions, not prepared
+	prepared  map[mtm.GID]*xact
+	slot      slot
+	recovered uint64 // ApplyRecovered.At, kept with the data
 }
 
 func newPostgres(w *world, n *node) *postgres {
@@ -154,7 +155,7 @@ func (pg *postgres) finish(gid mtm.GID, commit bool) {
 		pg.publish(x)
 	} else {
 		pg.w.tracef("n%d pg rolled back %s", pg.n.id, gid)
-		pg.w.check.rolledBack(pg.n, gid)
+		pg.w.check.rolledBack(pg.n, gid, x.atMark)
 	}
 	pg.release(x)
 }

@@ -20,7 +20,7 @@ func (pg *postgres) crash() {
 	for _, x := range slices.Clone(pg.live) {
 		asked := x.state == xactPreparing
 		if asked && pg.w.chance(0.5) {
-			pg.nowPrepared(x)
+			pg.land(x)
 			x.ended(end{err: errShutdown, unknown: true})
 			continue
 		}
@@ -62,7 +62,7 @@ func (pg *postgres) endAll() {
 			continue
 		}
 		if x.state == xactPreparing && pg.w.chance(0.5) {
-			pg.nowPrepared(x)
+			pg.land(x)
 			continue
 		}
 		pg.drop(x)
@@ -125,4 +125,13 @@ func (s *slot) pump() {
 		s.pos++
 		s.pump()
 	})
+}
+
+// land: a PREPARE, or a COMMIT, that was under way has reached the disk.
+func (pg *postgres) land(x *xact) {
+	if len(x.items) > 0 {
+		pg.nowCommitted(x)
+		return
+	}
+	pg.nowPrepared(x)
 }

@@ -15,6 +15,17 @@ const (
 	plantSend     = "send-before-persist" // the loop tells peers before it is durable
 )
 
+// Those that need elections.
+const (
+	plantNoLease  = "no-lease"              // reads are answered without a lease
+	plantVote     = "vote-forgotten"        // the disk loses a synced vote in a crash
+	plantSkipMark = "mark-skipped"          // what was prepared at the mark is left out
+	plantLowDonor = "low-donor"             // recovery from a donor of a lower generation
+	plantDisorder = "recovery-out-of-order" // the donor sends the second of two first
+)
+
+var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder}
+
 var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
 
 const (
@@ -46,6 +57,11 @@ type plan struct {
 	tick, fsync     uint64  // between ticks; at most for a sync
 	awayChance      float64 // that one node comes back later than the others
 	plant           string
+
+	elections   bool
+	freezeEvery uint64  // mean time between freezes of a process; 0: none
+	longAway    float64 // chance that a crashed node stays away long enough to be excluded
+	drift       float64 // clocks run faster or slower by up to this
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -103,12 +119,29 @@ func (p *plan) setFaults(r *rand.Rand) {
 
 func (p plan) config() coordinator.Config {
 	return coordinator.Config{
+		Elections: p.elections, RecoverAfter: 300,
 		MaxInFlight: p.limit, Reserve: p.reserve, Retransmit: p.repeat, ResolveAfter: p.resolve, ForgetEvery: 50,
 		Plant: coordinator.Plant{
 			MajorityPrepare: p.plant == plantMajority,
 			StaleBallot:     p.plant == plantStale,
 			NoDeps:          p.plant == plantNoDeps,
+			SkipMark:        p.plant == plantSkipMark,
+			AnyDonor:        p.plant == plantLowDonor,
 		},
+	}
+}
+
+// setElections draws what only runs with elections have. The lease stands to the time in which the loss of a peer is
+// noticed as in production.
+func (p *plan) setElections(r *rand.Rand) {
+	p.elections = true
+	p.faultsUntil = uint64(1500+r.IntN(2500)) * ms
+	p.txns += 6 + r.IntN(12)
+	p.freezeEvery = pick[uint64](r, 0, 400*ms, 1*second)
+	p.longAway = pick(r, 0, 0.5, 0.9)
+	p.drift = pick(r, 0, 0.04)
+	if p.mode == "calm" {
+		p.freezeEvery = 0
 	}
 }
 

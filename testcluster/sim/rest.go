@@ -14,8 +14,26 @@ func (w *world) unrest() string {
 		}
 	}
 	for _, n := range w.nodes {
-		if why := n.unrest(); why != "" {
+		if why := n.unrest(0); why != "" {
 			return fmt.Sprintf("n%d %s", n.id, why)
+		}
+	}
+	return ""
+}
+
+// unrestWithout says what keeps the others from going on without a node: they exclude it, and end all that there is.
+func (w *world) unrestWithout(away *node) string {
+	for _, c := range w.clients {
+		if !c.idle() {
+			return fmt.Sprintf("client %d of %d waits for %s while n%d is away", c.id, len(w.clients), c.gid, away.id)
+		}
+	}
+	for _, n := range w.nodes {
+		if n == away {
+			continue
+		}
+		if why := n.unrest(away.id); why != "" {
+			return fmt.Sprintf("n%d %s while n%d is away", n.id, why, away.id)
 		}
 	}
 	return ""
@@ -40,7 +58,8 @@ func (w *world) inDoubt(away *node) string {
 	return ""
 }
 
-func (n *node) unrest() string {
+// unrest: what a node that is away has yet to forget does not count.
+func (n *node) unrest(away mtm.NodeID) string {
 	if !n.alive || !n.pg.up {
 		return "is down"
 	}
@@ -50,14 +69,28 @@ func (n *node) unrest() string {
 	if len(n.pg.live) > 0 {
 		return "has open transactions"
 	}
+	if n.frozen > n.w.now {
+		return "is frozen"
+	}
 	st := n.brain.Status()
+	if away == 0 && st.Generation.Members != n.w.all {
+		return fmt.Sprintf("is in %v", st.Generation)
+	}
 	if st.Status != mtm.StatusOnline || !n.gate.opened {
 		return fmt.Sprintf("is %s, gate open: %v", st.Status, n.gate.opened)
 	}
 	// What the brain would have to remember is all that it knows.
 	for _, r := range n.brain.Checkpoint() {
-		switch r.(type) {
-		case mtm.RecCheckpoint, mtm.RecCheckpointEnd, mtm.RecReserve, mtm.RecForget:
+		switch r := r.(type) {
+		case mtm.RecDecide:
+			if r.GID.Origin != away {
+				return fmt.Sprintf("remembers %T%+v", r, r)
+			}
+		case mtm.RecHave:
+			if r.Origin != away {
+				return fmt.Sprintf("remembers %T%+v", r, r)
+			}
+		case mtm.RecCheckpoint, mtm.RecCheckpointEnd, mtm.RecReserve, mtm.RecForget, mtm.RecGeneration:
 		default:
 			return fmt.Sprintf("remembers %T%+v", r, r)
 		}

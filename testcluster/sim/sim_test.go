@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -28,12 +29,47 @@ func TestRunsRepeatEventByEvent(t *testing.T) {
 		require.Equal(t, err1, err2)
 		require.True(t, bytes.Equal(first.Bytes(), second.Bytes()), "seed %d", seed)
 		require.NotZero(t, first.Len())
+		first.Reset()
+		second.Reset()
+		_, err1 = run(seed, options{trace: &first, elections: true})
+		_, err2 = run(seed, options{trace: &second, elections: true})
+		require.Equal(t, err1, err2)
+		require.True(t, bytes.Equal(first.Bytes(), second.Bytes()), "seed %d with elections", seed)
 	}
+}
+
+// The generation changes: members are killed, cut off and frozen, are excluded, recover and come back; clocks drift.
+func TestElectionsHoldAllInvariants(t *testing.T) {
+	_, _, seed, err := runMany(1, 300, 2, options{elections: true})
+	require.NoError(t, err, "go run ./testcluster/sim -elections -seed %d -trace", seed)
+}
+
+func TestElectionsOfFiveHoldAllInvariants(t *testing.T) {
+	_, _, seed, err := runMany(1, 40, 2, options{elections: true, nodes: 5})
+	require.NoError(t, err, "go run ./testcluster/sim -elections -nodes 5 -seed %d -trace", seed)
+}
+
+// With elections a run must exclude members and take them back, else nothing is tested.
+func TestRunsWithElectionsExcludeAndRecover(t *testing.T) {
+	recovered, highest := 0, uint64(0)
+	for seed := uint64(1); seed <= 30; seed++ {
+		w := newWorld(seed, options{elections: true})
+		w.play()
+		require.NoError(t, w.failure)
+		for _, n := range w.nodes {
+			recovered += int(n.pg.recovered)
+		}
+		for num := range w.check.gens {
+			highest = max(highest, num)
+		}
+	}
+	require.Greater(t, recovered, 100)
+	require.Greater(t, highest, uint64(5))
 }
 
 // What the assertions are worth: each fault that is planted must be found.
 func TestPlantedFaultsAreCaught(t *testing.T) {
-	for _, plant := range plants {
+	for _, plant := range append(slices.Clone(plants), electionPlants...) {
 		t.Run(plant, func(t *testing.T) {
 			done, _, seed, err := runMany(1, 20000, 2, options{plant: plant})
 			require.Error(t, err, "%d seeds did not find it", done)

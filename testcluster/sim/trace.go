@@ -30,6 +30,10 @@ func (w *world) traceEvent(n *node, ev coordinator.Event) {
 	switch ev := ev.(type) {
 	case coordinator.Tick:
 	case coordinator.Received:
+		switch ev.Message.Body.(type) {
+		case mtm.Heartbeat, mtm.HeartbeatAck:
+			return
+		}
 		w.tracef("n%d <- n%d %s", n.id, ev.Message.From, body(ev.Message.Body))
 	default:
 		w.tracef("n%d event %s", n.id, body(ev))
@@ -50,6 +54,10 @@ func (w *world) traceReady(n *node, r coordinator.Ready) {
 		w.tracef("   n%d persist %s", n.id, body(rec))
 	}
 	for _, m := range r.Send {
+		switch m.Body.(type) {
+		case mtm.Heartbeat, mtm.HeartbeatAck:
+			continue
+		}
 		w.tracef("   n%d send to n%d %s", n.id, m.To, body(m.Body))
 	}
 	for _, a := range r.Do {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 
 	"mtm"
 )
@@ -31,10 +32,11 @@ type world struct {
 
 // options of a run, from flags.
 type options struct {
-	nodes int
-	plant string
-	mode  string
-	trace io.Writer
+	nodes     int
+	plant     string
+	mode      string
+	elections bool
+	trace     io.Writer
 }
 
 // run plays one seed and returns the violation it found, if any, and how many events it took.
@@ -47,6 +49,9 @@ func run(seed uint64, o options) (uint64, error) {
 func newWorld(seed uint64, o options) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x6d746d))
 	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant, o.mode), out: o.trace}
+	if o.elections || slices.Contains(electionPlants, o.plant) {
+		w.setElections(rng)
+	}
 	w.check = newChecker(w)
 	for i := 1; i <= w.plan.nodes; i++ {
 		w.all = w.all.With(mtm.NodeID(i))
@@ -134,7 +139,11 @@ func (w *world) beginCalm() {
 		w.waitFor(120*second, w.unrest, w.end)
 		return
 	}
-	w.waitFor(60*second, func() string { return w.inDoubt(away) }, func() {
+	why := func() string { return w.inDoubt(away) }
+	if w.elections {
+		why = func() string { return w.unrestWithout(away) }
+	}
+	w.waitFor(60*second, why, func() {
 		w.tracef("n%d comes back", away.id)
 		away.comeBack()
 		w.waitFor(120*second, w.unrest, w.end)

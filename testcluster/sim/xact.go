@@ -33,6 +33,8 @@ type xact struct {
 	held     []int
 	finished func() // after the last statement
 	ended    func(end)
+	atMark   bool          // prepared by recovery, without a vote
+	items    []recoverItem // recovered transactions, committed together
 }
 
 // How long, in simulated microseconds.
@@ -53,6 +55,10 @@ func (x *xact) next(i int) {
 	if x.state != xactActive {
 		return
 	}
+	if x.session && x.pg.n.frozen > x.pg.w.now {
+		x.pg.w.at(x.pg.n.frozen, func() { x.next(i) })
+		return
+	}
 	x.at = i
 	if i == len(x.stmts) {
 		x.finished()
@@ -60,6 +66,10 @@ func (x *xact) next(i int) {
 	}
 	s := x.stmts[i]
 	w := x.pg.w
+	if x.session && s.op == opRead && !x.pg.n.readable() {
+		x.pg.kill(x, mtm.NotOnline(mtm.StatusIsolated, "no lease"))
+		return
+	}
 	switch res := x.pg.exec(x, s); {
 	case res == resBlocked:
 		x.block(s.key)
