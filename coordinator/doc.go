@@ -22,5 +22,16 @@
 //   - Between two transactions that block each other the older wins (generation, age, origin, sequence), on every node
 //     alike; a transaction that was precommitted is waited for (wound-wait: Rosenkrantz, Stearns, Lewis, 1978).
 //
+// # Generations and recovery (Config.Elections; docs/design-generations.md)
+//
+//   - A Prepare of a generation is answered only by a node that is online in it.
+//   - All that is said or done in a generation follows its RecGeneration and RecMark, durably; the mark lists what is
+//     prepared and undecided.
+//   - What is recovered is journaled, in the order in which its donor decided it, before PostgreSQL has it, and is applied
+//     once, whichever side crashes: PostgreSQL keeps the position with the data.
+//   - A commit that is not held here is never called finished: recovery brings it.
+//   - Nobody forgets, nor takes for forgotten, what a member of its generation has not finished.
+//   - Reads wait until what a node came back with undecided is finished here.
+//
 // What it never does: act on PostgreSQL, read a clock, log.
 package coordinator

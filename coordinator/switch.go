@@ -121,12 +121,19 @@ func (n *Node) advance() bool {
 	if !n.started {
 		return false
 	}
-	if n.m.MayBecomeOnline() && n.idle() && (n.m.IsDonor() || n.rec.mark == n.gen.Num) {
-		n.becomeOnline()
-		return true
+	if !n.complete() {
+		n.driveRecovery()
 	}
-	n.driveRecovery()
-	return false
+	if !n.complete() {
+		return false
+	}
+	n.becomeOnline()
+	return true
+}
+
+// complete: the node may become online, and has what it needs for it.
+func (n *Node) complete() bool {
+	return n.m.MayBecomeOnline() && n.idle() && (n.m.IsDonor() || n.rec.mark == n.gen.Num)
 }
 
 // becomeOnline: all that was committed in older generations is here, prepared at least. The record of it comes before

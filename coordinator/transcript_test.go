@@ -28,12 +28,18 @@ import (
 //	restart node= [prepared=gid,…] [lose=n]    with the journal less its last n records; no link is up
 //	checkpoint node=              the journal is replaced by a checkpoint
 //	status node= | outcome node= gid=
+//
+// With elections (cluster nodes=3 elections), heartbeats and campaigns are not shown:
+//
+//	elapse nodes= to=             time passes for these nodes, in steps of 20 ms, and what they say about generations arrives
+//	stream node= [gid= committed|aborted|undecided] [mark=] [end]    the donor's next message to a node that recovers
+//	recovered node= at=           everything up to at is in PostgreSQL
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s *stage
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			if d.Cmd == "cluster" {
-				s = newStage(t, argInt(d, "nodes", 3), Config{})
+				s = newStage(t, argInt(d, "nodes", 3), Config{Elections: d.HasArg("elections")})
 				s.out.Reset()
 				return "ok\n"
 			}
@@ -53,6 +59,7 @@ type stage struct {
 	journals map[mtm.NodeID][]mtm.Record
 	lives    map[mtm.NodeID]uint64
 	network  []mtm.Message
+	now      uint64 // as elapse left it
 	out      strings.Builder
 	done     []string // every line, for tests that look for one
 }
@@ -83,6 +90,7 @@ func newStage(t *testing.T, nodes int, cfg Config) *stage {
 func (s *stage) start(id mtm.NodeID, prepared ...mtm.GID) {
 	cfg := s.cfg
 	cfg.ID = id
+	cfg.Incarnation = s.lives[id] + 1
 	n := New(cfg)
 	for _, r := range s.journals[id] {
 		n.Replay(r)
@@ -124,6 +132,10 @@ func (s *stage) drain(id mtm.NodeID) {
 		s.journals[id] = append(s.journals[id], rec)
 	}
 	for _, m := range r.Send {
+		if aboutGenerations(m.Body) {
+			s.network = append(s.network, m)
+			continue
+		}
 		say("send to %d: %s", m.To, describe(m.Body))
 		s.network = append(s.network, m)
 	}
@@ -207,7 +219,13 @@ func (s *stage) command(d *datadriven.TestData) {
 	case "tick":
 		s.step(id, Tick{Now: uint64(argInt(d, "now", 0))})
 	case "closed":
-		s.step(id, GateClosed{Next: uint64(argInt(d, "next", 0))})
+		s.step(id, GateClosed{Next: uint64(argInt(d, "next", 0)), Seq: uint64(argInt(d, "seq", 0))})
+	case "recovered":
+		s.step(id, Recovered{At: uint64(argInt(d, "at", 0))})
+	case "stream":
+		s.stream(id, d)
+	case "elapse":
+		s.elapse(strings.Split(argString(d, "nodes"), ","), uint64(argInt(d, "to", 0)))
 	case "up":
 		s.step(id, PeerUp{Node: mtm.NodeID(argInt(d, "peer", 0)), Incarnation: uint64(argInt(d, "incarnation", 1))})
 	case "down":
@@ -240,6 +258,9 @@ func (s *stage) command(d *datadriven.TestData) {
 		st := s.nodes[id].Status()
 		fmt.Fprintf(&s.out, "%s connected=%v in-flight=%d undecided=%d in-doubt=%v\n",
 			st.Status, st.Connected, st.InFlight, st.Undecided, st.InDoubt)
+		if s.cfg.Elections {
+			fmt.Fprintf(&s.out, "%v online=%v lease until %d\n", st.Generation, st.Online, st.LeaseEnd)
+		}
 	case "outcome":
 		fmt.Fprintf(&s.out, "%q\n", s.nodes[id].Outcome(gid))
 	default:
@@ -386,6 +407,22 @@ func describe(v any) string {
 		return fmt.Sprintf("checkpoint %v", v.Generation)
 	case mtm.RecCheckpointEnd:
 		return "end of checkpoint"
+	case mtm.Recover:
+		return fmt.Sprintf("Recover in gen %d, have %v, undecided %v", v.Gen, v.Have, v.Undecided)
+	case mtm.RecGeneration:
+		return fmt.Sprintf("generation %v donors %v, online in %d, vote %d", v.Gen, v.Donors, v.LastOnline, v.Vote.Num)
+	case mtm.RecMark:
+		return fmt.Sprintf("mark of gen %d, prepared %v", v.Gen.Num, v.Prepared)
+	case mtm.RecRecover:
+		return fmt.Sprintf("recover %s at %d", v.GID, v.At)
+	case mtm.RecVoid:
+		return fmt.Sprintf("void above %d", v.Above)
+	case StreamJournal:
+		return fmt.Sprintf("StreamJournal to %d, aborted %v, look up %v", v.To, v.Aborted, v.LookUp)
+	case ApplyRecovered:
+		return fmt.Sprintf("ApplyRecovered %s at %d", v.GID, v.At)
+	case TellOutcome:
+		return fmt.Sprintf("TellOutcome %s to %d", v.GID, v.To)
 	case Apply:
 		return fmt.Sprintf("Apply %s", v.GID)
 	case CancelApply:
