@@ -15,8 +15,9 @@ type seen struct {
 	open []uint64 // ascending
 }
 
-// maxGap bounds what one number can make a node remember.
-const maxGap = 1 << 16
+// maxGap bounds what one number can make a node remember: Deps of 16 origins must stay below proto.MaxExcept, or the
+// journal refuses the record and the daemon ends.
+const maxGap = 1 << 12
 
 func (n *Node) seenOf(origin mtm.NodeID) *seen {
 	s := n.seen[origin]

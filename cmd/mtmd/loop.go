@@ -110,6 +110,7 @@ func (l *loop) think(ctx context.Context) error {
 		for _, ev := range events {
 			changed = l.step(ev) || changed
 		}
+		l.checkpoint()
 		if err := l.hand(ctx); err != nil {
 			return err
 		}
@@ -129,8 +130,6 @@ func (l *loop) think(ctx context.Context) error {
 func (l *loop) step(ev coordinator.Event) bool {
 	l.node.Step(ev)
 	switch ev := ev.(type) {
-	case coordinator.Tick:
-		l.checkpoint()
 	case coordinator.PeerUp:
 		l.log.Info("peer is up", keyNode, ev.Node)
 		return true
@@ -151,7 +150,8 @@ func (l *loop) step(ev coordinator.Event) bool {
 	return false
 }
 
-// checkpoint lets the journal be short: what still matters is written again.
+// checkpoint lets the journal be short: what still matters is written again. Only between two batches of events: it goes
+// after all that the brain has to persist, so it must know of all of that, or replay would forget it.
 func (l *loop) checkpoint() {
 	if full := l.records.Load() >= checkpointEvery; full == l.marking {
 		return

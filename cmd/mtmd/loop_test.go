@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"mtm"
+	"mtm/coordinator"
+	"mtm/coordinator/journal"
+)
+
+// What the brain learns in the batch of events that brings a checkpoint about must survive it: a payload that was voted
+// for, and then forgotten, is rolled back after a restart, though others commit it.
+func TestCheckpointForgetsNothingOfItsBatch(t *testing.T) {
+	j, err := journal.Open(t.TempDir(), journal.Options{})
+	require.NoError(t, err)
+	defer j.Close()
+	all := mtm.Nodes(1, 2, 3)
+	cfg := coordinator.Config{ID: 1, Generation: mtm.Generation{Num: 1, Members: all, Configured: all}}
+	node := coordinator.New(cfg)
+	node.Start(nil)
+	mail := newMailbox()
+	applied := make(chan mtm.GID, 1)
+	h := hands{send: func(mtm.Message) {}, reply: func(coordinator.Reply) {}, mark: func(mtm.GID, string) {}}
+	h.act = func(a coordinator.Action) {
+		if a, ok := a.(coordinator.Apply); ok {
+			applied <- a.GID
+		}
+	}
+	l := newLoop(node, mail, j, h, newMetrics(), slog.New(slog.DiscardHandler), func(coordinator.Status) {})
+	l.records.Store(checkpointEvery)
+	gid := mtm.GID{Origin: 2, Gen: 1, Seq: 1}
+	mail.post(coordinator.PeerUp{Node: 2, Incarnation: 1})
+	mail.post(coordinator.Tick{Now: 1})
+	mail.post(coordinator.Received{Message: mtm.Message{From: 2, To: 1, Body: mtm.Prepare{GID: gid, Payload: mtm.Payload{Data: []byte("x")}}}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	require.Equal(t, gid, <-applied)
+	require.Eventually(t, func() bool { return l.records.Load() < checkpointEvery }, 5*time.Second, time.Millisecond, "no checkpoint was written")
+	cancel()
+	<-done
+
+	again := coordinator.New(cfg)
+	require.NoError(t, j.Replay(0, func(_ uint64, r mtm.Record) error { again.Replay(r); return nil }))
+	require.Equal(t, "in progress", again.Outcome(gid), "what was voted for must be known after a restart")
+	again.Start([]mtm.GID{gid})
+	for _, a := range again.Ready().Do {
+		require.NotEqual(t, coordinator.Finish{GID: gid}, a, "a transaction that this node voted for is rolled back")
+	}
+}
