@@ -86,6 +86,7 @@ type RecGeneration struct {
 	Donors     NodeSet
 	LastOnline uint64 // the last generation in which this node was online
 	Vote       Generation
+	Barred     NodeSet // without whom this node voted for a generation above Gen: they get no lease in Gen
 }
 
 // Sync implements Record.

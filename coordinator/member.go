@@ -268,7 +268,7 @@ func (n *Node) settleOwn(t *txn) {
 		c.replied = true
 		n.ready.Reply = append(n.ready.Reply, Reply{GID: t.gid, Err: n.replyError(t)})
 	}
-	if c.done.Contains(n.holdersOf(t)) {
+	if c.replied && c.done.Contains(n.holdersOf(t)) {
 		n.outcomes[t.gid] = t.outcome == committed
 		if n.m != nil && t.payload.Has(mtm.PayloadEmpty) {
 			n.empties[t.gid] = true

@@ -78,20 +78,21 @@ type Node struct {
 	waiting      map[mtm.GID]*txn // those that are localWaiting
 
 	// With elections.
-	m          *generations.Machine
-	saved      mtm.RecGeneration // as replayed
-	closes     uint64            // CloseGates so far
-	gateClosed bool              // no permit is out
-	kept       []mtm.Prepare     // of a generation in which this node is not online yet
-	rec        recovery
-	asked      uint64 // streams so far
-	pending    []pendingTxn
-	recoverAt  uint64                // the last ApplyRecovered.At that was given
-	have       map[mtm.NodeID]spans  // per origin: recovered, and in PostgreSQL
-	served     map[mtm.NodeID]uint64 // per peer: the newest stream it asked this life for
-	donorAt    uint64                // when a donor was last in reach
-	empties    map[mtm.GID]bool      // of outcomes: they concern this node alone, so no checkpoint has them
-	strays     map[mtm.GID]bool      // left prepared by a recovery of an earlier life; being rolled back
+	m           *generations.Machine
+	saved       mtm.RecGeneration // as replayed
+	closes      uint64            // CloseGates so far
+	gateClosed  bool              // no permit is out
+	kept        []mtm.Prepare     // of a generation in which this node is not online yet
+	rec         recovery
+	asked       uint64 // streams so far
+	pending     []pendingTxn
+	recoverAt   uint64                // the last ApplyRecovered.At that was given
+	have        map[mtm.NodeID]spans  // per origin: recovered, and in PostgreSQL
+	established bool                  // during a tick: nobody outside the members can answer reads
+	served      map[mtm.NodeID]uint64 // per peer: the newest stream it asked this life for
+	donorAt     uint64                // when a donor was last in reach
+	empties     map[mtm.GID]bool      // of outcomes: they concern this node alone, so no checkpoint has them
+	strays      map[mtm.GID]bool      // left prepared by a recovery of an earlier life; being rolled back
 }
 
 // New makes a Node that knows nothing yet.

@@ -72,6 +72,7 @@ func (n *Node) tick(now uint64) {
 	}
 	if n.m != nil {
 		n.m.Tick(now)
+		n.answerWithoutExcluded()
 	}
 	for _, t := range sorted(n.txns) {
 		if now < t.retryAt {
@@ -136,6 +137,17 @@ func (n *Node) tellForget() {
 		n.forgetSent, n.forgetRepeat = upto, forgetRepeat
 		n.sendForget(n.gen.Configured, upto)
 	}
+}
+
+// answerWithoutExcluded tells the clients that wait only for nodes that are excluded by now.
+func (n *Node) answerWithoutExcluded() {
+	n.established = n.m.Established()
+	for _, t := range sorted(n.txns) {
+		if n.established && t.coord != nil && !t.coord.replied && t.gid.Gen < n.gen.Num {
+			n.settleOwn(t)
+		}
+	}
+	n.established = false
 }
 
 // sendForget says for which generation it is true: who is not online in it may lack what others have finished.

@@ -139,7 +139,8 @@ func (n *Node) complete() bool {
 // becomeOnline: all that was committed in older generations is here, prepared at least. The record of it comes before
 // anything else that is said or done in the new generation, and the mark follows it at once.
 func (n *Node) becomeOnline() {
-	if !n.m.IsDonor() {
+	// If a generation may have been elected between, without this node, others may have acknowledged what is in doubt here.
+	if !n.m.IsDonor() || n.gen.Num > n.m.State().LastOnline+1 {
 		for _, t := range n.txns {
 			t.veils = t.veils || t.local == localPrepared || t.local == localFinishing
 		}
@@ -245,14 +246,14 @@ func (n *Node) holdersOf(t *txn) mtm.NodeSet {
 	return n.gen.Configured
 }
 
-// waitedFor is who must have an own committed transaction before its client is told. Who is excluded from a later
-// generation has no lease any more (generations, V3).
+// waitedFor is who must have an own committed transaction before its client is told: the members of its generation, but
+// for those that are excluded since, and whose leases have run out for certain.
 func (n *Node) waitedFor(t *txn) mtm.NodeSet {
 	self := mtm.Nodes(n.cfg.ID)
 	if t.outcome != committed || t.payload.Has(mtm.PayloadWaitLocal) {
 		return self
 	}
-	if n.m != nil && t.gid.Gen < n.gen.Num {
+	if n.m != nil && t.gid.Gen < n.gen.Num && n.established {
 		return t.coord.members.Intersect(n.gen.Members).Union(self)
 	}
 	return t.coord.members

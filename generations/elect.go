@@ -73,7 +73,7 @@ func (m *Machine) onHeartbeat(from mtm.NodeID, p *peer, b mtm.Heartbeat) {
 
 // excluding reports whether this node voted, or is about to vote, for a generation without id.
 func (m *Machine) excluding(id mtm.NodeID) bool {
-	if m.st.Vote.Num > m.st.Gen.Num && !m.st.Vote.Members.Has(id) {
+	if m.st.Barred.Has(id) {
 		return true
 	}
 	for _, g := range m.asked {
@@ -91,6 +91,9 @@ func (m *Machine) learn(g mtm.Generation, donors mtm.NodeSet) {
 	}
 	m.st.Gen, m.st.Donors = g, donors
 	m.highest = max(m.highest, g.Num)
+	if m.st.Vote.Num <= g.Num {
+		m.st.Barred = 0
+	}
 	if m.campaign != nil && m.campaign.gen.Num <= g.Num {
 		m.campaign = nil
 	}
@@ -111,6 +114,7 @@ func (m *Machine) consider(from mtm.NodeID, g mtm.Generation) {
 			return // asked again at the next tick
 		}
 		m.st.Vote, m.votedAt = g, m.now
+		m.st.Barred = m.st.Barred.Union(g.Configured.Minus(g.Members))
 		m.highest = max(m.highest, g.Num)
 		m.persist()
 	}

@@ -123,6 +123,13 @@ func (m *Machine) BecomeOnline() {
 	m.beat() // the others wait to hear it
 }
 
+// Established reports whether nobody outside the members can answer reads at the moment, by Tick's clock: this node has a
+// lease, so a majority is in its generation, and who voted for a later one waits until that lease has run out, or is
+// this node. Ask it right after Tick only: the clock must be fresh.
+func (m *Machine) Established() bool {
+	return m.Online() && m.st.Vote.Num == m.st.Gen.Num && m.LeaseEnd() > m.now
+}
+
 // SetCaughtUp tells whether a node outside the generation has nearly all that its members have.
 func (m *Machine) SetCaughtUp(yes bool) { m.caughtUp = yes }
 

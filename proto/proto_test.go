@@ -66,7 +66,7 @@ var records = []mtm.Record{
 	mtm.RecCheckpoint{Generation: mtm.Generation{Num: 3, Members: mtm.Nodes(1, 2), Configured: mtm.Nodes(1, 2, 16)}},
 	mtm.RecCheckpointEnd{},
 	mtm.RecPrepare{GID: gid, Payload: spill, Recovered: true},
-	mtm.RecGeneration{Gen: gen, Donors: mtm.Nodes(1), LastOnline: 2, Vote: gen},
+	mtm.RecGeneration{Gen: gen, Donors: mtm.Nodes(1), LastOnline: 2, Vote: gen, Barred: mtm.Nodes(16)},
 	mtm.RecMark{Gen: gen, Prepared: []mtm.GID{gid}, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
 	mtm.RecRecover{GID: gid, Age: 4, Deps: deps, Payload: inline, At: 9},
 	mtm.RecVoid{Above: 8},
