@@ -195,3 +195,39 @@ func TestSpansAgreeWithASet(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatWasRecoveredIsSeenAfterARestartFromACheckpoint(t *testing.T) {
+	s := electionStage(t)
+	s.recoverTxn(3, mtm.GID{Origin: 1, Gen: 2, Seq: 1}, mtm.FateCommitted)
+	s.recoverTxn(3, mtm.GID{Origin: 1, Gen: 2, Seq: 3}, mtm.FateCommitted)
+	s.step(3, Recovered{At: 2})
+	s.journals[3] = s.nodes[3].Checkpoint()
+	s.cfg.Recovered = 2
+	s.restart(3, 0)
+	require.Contains(t, describeDeps(s.nodes[3].depsNow()), "1:3 but [2]")
+}
+
+func TestVotesBarLeasesForGood(t *testing.T) {
+	s := newStage(t, 5, Config{Elections: true})
+	all := s.nodes[1].Status().Generation
+	ask := func(num uint64, members mtm.NodeSet) {
+		s.hear(2, 1, mtm.Campaign{Gen: mtm.Generation{Num: num, Members: members, Configured: all.Configured}})
+	}
+	for _, id := range []mtm.NodeID{2, 3, 4, 5} {
+		s.hear(id, 1, mtm.Heartbeat{Gen: all, Donors: all.Members, LastOnline: 1, Connected: all.Members})
+	}
+	s.step(1, PeerDown{Node: 5})
+	s.step(1, Tick{Now: 400})
+	for _, id := range []mtm.NodeID{2, 3, 4} {
+		s.hear(id, 1, mtm.Heartbeat{Sent: 1, Gen: all, Donors: all.Members, LastOnline: 1, Connected: all.Members.Without(5)})
+	}
+	ask(2, mtm.Nodes(1, 2, 3, 4))
+	require.Equal(t, uint64(2), s.nodes[1].m.State().Vote.Num)
+	require.Equal(t, mtm.Nodes(5), s.nodes[1].m.State().Barred)
+	s.step(1, PeerUp{Node: 5, Incarnation: 2})
+	s.network = nil
+	s.hear(5, 1, mtm.Heartbeat{Sent: 1, Gen: all, Donors: all.Members, LastOnline: 1, Connected: all.Members})
+	for _, m := range s.network {
+		require.False(t, m.To == 5 && typeName(m.Body) == "HeartbeatAck", "generation 2 may yet be elected")
+	}
+}

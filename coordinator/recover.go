@@ -347,6 +347,11 @@ func (n *Node) replayRecovery(r mtm.Record) {
 	case mtm.RecGeneration:
 		n.saved = r
 	case mtm.RecHave:
+		seen := n.seenOf(r.Origin)
+		for _, p := range r.Spans {
+			seen.hear(p.Last)
+			seen.keep(func(seq uint64) bool { return seq < p.First || p.Last < seq })
+		}
 		if len(n.have[r.Origin]) == 0 {
 			n.have[r.Origin] = slices.Clone(r.Spans)
 			return
