@@ -35,6 +35,7 @@ step "vet" go vet ./...
 step "unit tests" go test -count=1 -timeout 10m $others
 if [ -d testcluster/sim ]; then
 	step "simulator, $SEEDS seeds" go run ./testcluster/sim -seeds "$SEEDS"
+	step "simulator with elections and recovery, $((SEEDS / 10)) seeds" go run ./testcluster/sim -elections -seeds $((SEEDS / 10))
 fi
 step "real clusters" go test -count=1 -p 1 -timeout 20m $clusters
 

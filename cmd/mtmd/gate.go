@@ -30,6 +30,7 @@ type gate struct {
 	below     uint64
 	limit     int
 	preparing int
+	closing   uint64 // the Seq of the CloseGate that is being carried out
 	inFlight  int                 // are not finished everywhere
 	waiting   map[mtm.GID]*commit // until Wait has taken the outcome
 	changed   chan struct{}       // closed and replaced whenever somebody may go on
@@ -66,16 +67,16 @@ func (g *gate) allow(a coordinator.OpenGate) {
 }
 
 // forbid carries out coordinator.CloseGate.
-func (g *gate) forbid(reason *mtm.Error) {
+func (g *gate) forbid(a coordinator.CloseGate) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.open, g.reason = false, reason
+	g.open, g.reason, g.closing = false, a.Reason, a.Seq
 	g.closedIfIdle()
 }
 
 func (g *gate) closedIfIdle() {
 	if !g.open && g.preparing == 0 {
-		g.post(coordinator.GateClosed{Next: g.next})
+		g.post(coordinator.GateClosed{Next: g.next, Seq: g.closing})
 	}
 }
 

@@ -45,10 +45,10 @@ func TestClosedGateWaitsForThoseWhoPrepare(t *testing.T) {
 	g.allow(coordinator.OpenGate{Gen: 1, First: 1, Below: 100, Limit: 9})
 	a, err := g.Permit(t.Context(), 0)
 	require.NoError(t, err)
-	g.forbid(mtm.NotOnline(mtm.StatusIsolated, "Nodes {2} are out of reach."))
-	require.NotContains(t, *events, coordinator.GateClosed{Next: 2})
+	g.forbid(coordinator.CloseGate{Reason: mtm.NotOnline(mtm.StatusIsolated, "Nodes {2} are out of reach."), Seq: 4})
+	require.NotContains(t, *events, coordinator.GateClosed{Next: 2, Seq: 4})
 	g.Prepared(a, mtm.Conflict("x"), false)
-	require.Contains(t, *events, coordinator.GateClosed{Next: 2})
+	require.Contains(t, *events, coordinator.GateClosed{Next: 2, Seq: 4})
 	_, err = g.Permit(t.Context(), 0)
 	require.ErrorContains(t, err, "57P03")
 }

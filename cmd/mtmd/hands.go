@@ -80,7 +80,7 @@ func (a *actor) act(action coordinator.Action) {
 	case coordinator.OpenGate:
 		a.gate.allow(x)
 	case coordinator.CloseGate:
-		a.gate.forbid(x.Reason)
+		a.gate.forbid(x)
 	case coordinator.Release:
 		a.gate.release()
 	case coordinator.DropPayload:
