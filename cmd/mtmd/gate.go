@@ -30,7 +30,7 @@ type gate struct {
 	below     uint64
 	limit     int
 	preparing int
-	closing   uint64 // the Seq of the CloseGate that is being carried out
+	closing   uint64              // the Seq of the CloseGate that is being carried out
 	inFlight  int                 // are not finished everywhere
 	waiting   map[mtm.GID]*commit // until Wait has taken the outcome
 	changed   chan struct{}       // closed and replaced whenever somebody may go on
