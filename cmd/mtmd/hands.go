@@ -90,9 +90,7 @@ func (a *actor) act(action coordinator.Action) {
 	}
 }
 
-// logrepSpills and queueSpills give the journal's spill files the shapes that their users declare.
+// logrepSpills gives the journal's spill files the shape that logrep declares.
 type logrepSpills struct{ *journal.Spills }
 
 func (s logrepSpills) Create() (logrep.SpillWriter, error) { return s.Spills.Create() }
-
-type queueSpills struct{ *journal.Spills }

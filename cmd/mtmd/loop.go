@@ -15,11 +15,9 @@ import (
 
 // Log keys of this command.
 const (
-	keyEvent  = "event"
 	keyError  = "error"
 	keyNode   = "node"
 	keyStatus = "status"
-	keyGID    = "gid"
 )
 
 // hands are the drivers, as the loop sees them. None of the calls may block for long.
@@ -41,7 +39,6 @@ type loop struct {
 	log      *slog.Logger
 	started  time.Time
 	status   func(coordinator.Status) // told when it changed
-	ask      chan func(*coordinator.Node)
 	ready    chan coordinator.Ready
 	applying map[mtm.GID]time.Time // when the Apply of a transaction was started
 	queued   atomic.Int64          // Readys that carryOut has not carried yet
@@ -58,7 +55,7 @@ const (
 func newLoop(node *coordinator.Node, mail *mailbox, j *journal.Journal, h hands, m *metrics, log *slog.Logger, status func(coordinator.Status)) *loop {
 	return &loop{
 		node: node, mail: mail, journal: j, hands: h, metrics: m, log: log, started: time.Now(), status: status,
-		ask: make(chan func(*coordinator.Node)), ready: make(chan coordinator.Ready, 1024),
+		ready:    make(chan coordinator.Ready, 1024),
 		applying: map[mtm.GID]time.Time{},
 	}
 }
@@ -85,22 +82,12 @@ func (l *loop) tick(ctx context.Context) error {
 	}
 }
 
-// askNode runs f on the brain's goroutine: the one way to look into it.
-func (l *loop) askNode(ctx context.Context, f func(*coordinator.Node)) error {
-	done := make(chan struct{})
-	select {
-	case l.ask <- func(n *coordinator.Node) { f(n); close(done) }:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	<-done
-	return nil
-}
-
 func (l *loop) think(ctx context.Context) error {
 	var spare []coordinator.Event
 	var last coordinator.Status
-	l.hand(ctx) // what Start left
+	if err := l.hand(ctx); err != nil { // what Start left
+		return err
+	}
 	for first := true; ; first = false {
 		events, err := l.mail.take(ctx, spare)
 		if err != nil {
@@ -122,7 +109,6 @@ func (l *loop) think(ctx context.Context) error {
 				l.status(s)
 			}
 		}
-		l.answer()
 	}
 }
 
@@ -159,17 +145,6 @@ func (l *loop) checkpoint() {
 	l.marking = !l.marking
 	if l.marking {
 		l.extra = l.node.Checkpoint()
-	}
-}
-
-func (l *loop) answer() {
-	for {
-		select {
-		case f := <-l.ask:
-			f(l.node)
-		default:
-			return
-		}
 	}
 }
 
