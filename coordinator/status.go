@@ -16,6 +16,9 @@ type Status struct {
 	InDoubt    []mtm.GID   // undecided ones whose origin is lost, ascending
 }
 
+// LeaseEnd is Status().LeaseEnd, for who asks often.
+func (n *Node) LeaseEnd() uint64 { return n.lease() }
+
 // Status describes the node now.
 func (n *Node) Status() Status {
 	s := Status{ID: n.cfg.ID, Connected: n.up(), Generation: n.gen}

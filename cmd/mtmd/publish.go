@@ -110,7 +110,7 @@ type report struct {
 
 func (d *daemon) report() report {
 	r := report{NodeID: int(d.cfg.NodeID), Status: string(mtm.StatusDisabled), Cluster: d.cfg.Cluster, Version: version}
-	if e := d.gate.refusal.Load(); e != nil {
+	if e := d.gate.lease.why(); e != nil {
 		r.Detail = e.Detail
 	}
 	l := d.current.Load()

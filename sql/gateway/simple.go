@@ -35,6 +35,7 @@ func (s *session) query(ctx context.Context, size int) error {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
+	s.newUnit()
 	if s.ext.open {
 		return protocolError("Query in a batch of extended messages")
 	}
@@ -279,7 +280,7 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 // unknownQuery runs a text that the lexer does not understand. It may hold several statements, a COMMIT among them, so
 // it goes as one prepared statement: PostgreSQL refuses several there.
 func (s *session) unknownQuery(ctx context.Context, text string) error {
-	if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
+	if e := s.admit(ctx, true); e != nil {
 		return s.refuse(e)
 	}
 	st := &statement.Statement{Kind: statement.Unknown, End: len(text)}
@@ -309,7 +310,7 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 // longQuery runs a Query that is too long for the lexer: as one prepared statement, its text streamed through. It is not
 // tried again.
 func (s *session) longQuery(ctx context.Context, size int) error {
-	if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
+	if e := s.admit(ctx, true); e != nil {
 		if err := s.cr.discard(size); err != nil {
 			return err
 		}
@@ -392,7 +393,7 @@ func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte)
 		}
 	}
 	if st.ReadsOrWrites() {
-		return asErrorOrNil(s.srv.conf.Commits.Admit(ctx, st.Kind != statement.Read))
+		return s.admit(ctx, st.Kind != statement.Read)
 	}
 	return nil
 }
