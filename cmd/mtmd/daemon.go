@@ -140,6 +140,7 @@ func (d *daemon) waitForCluster(ctx context.Context) error {
 type nopSink struct{}
 
 func (nopSink) Received(mtm.Message)      {}
+func (nopSink) Urgent(mtm.Message)        {}
 func (nopSink) PeerUp(mtm.NodeID, uint64) {}
 func (nopSink) PeerDown(mtm.NodeID)       {}
 

@@ -51,6 +51,8 @@ func (s *sink) Finished(gid mtm.GID) { s.mail.post(coordinator.Finished{GID: gid
 
 func (s *sink) Received(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }
 
+func (s *sink) Urgent(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }
+
 func (s *sink) PeerUp(id mtm.NodeID, incarnation uint64) {
 	s.mail.post(coordinator.PeerUp{Node: id, Incarnation: incarnation})
 }
