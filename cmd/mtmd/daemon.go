@@ -10,6 +10,7 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"mtm"
@@ -242,6 +243,10 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	l := &life{cluster: cluster, queue: queue}
 	acts := &actor{capture: capture, applier: applier, finisher: finisher, gate: d.gate, spills: d.journal.Spills(), log: d.log}
 	status := newPublisher(d, cluster)
+	watch := &pgWatch{
+		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
+		suspend: queue.Suspend, resume: queue.Resume, log: d.log,
+	}
 	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark},
 		d.metrics, d.log, d.gate.lease.clock)
 	l.loop.lease = d.gate.lease.extend
@@ -249,7 +254,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, status.Run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, status.Run, watch.Run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}
