@@ -45,7 +45,9 @@ type life struct {
 }
 
 func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
-	j, err := journal.Open(cfg.DataDir, journal.Options{Logger: log})
+	j, err := journal.Open(cfg.DataDir, journal.Options{
+		Retention: journal.Retention{Size: cfg.RetentionSize, Age: cfg.RetentionTime}, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +217,7 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	}
 	node.Step(coordinator.Tick{Now: d.gate.lease.clock.now()}) // what an earlier life promised counts from here
 	node.Start(gids)
-	if err := d.sweepSpills(node.Spills()); err != nil {
+	if err := d.journal.SweepSpills(node.Spills()); err != nil {
 		return err
 	}
 	return d.runParts(ctx, cluster, node, lr)
@@ -231,17 +233,18 @@ func (d *daemon) logrepConfig() logrep.Config {
 // runParts starts everything that makes up a member, and waits for all of it.
 func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coordinator.Node, lr logrep.Config) error {
 	sink := &sink{mail: d.mail, gateway: d.gateway, metrics: d.metrics, log: d.log}
-	capture := logrep.NewCapture(lr, sink)
-	applier := logrep.NewApplier(lr, sink)
-	finisher := logrep.NewFinisher(lr, sink)
 	queue, err := d.newQueue(cluster, sink)
 	if err != nil {
 		return err
 	}
+	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Every: recoverAfter / 3, Log: d.log})
+	capture := logrep.NewCapture(lr, sink)
+	applier := logrep.NewApplier(lr, sink)
+	finisher := logrep.NewFinisher(lr, sink)
 	expect := capture.Expect
 	d.gate.expect.Store(&expect)
 	l := &life{cluster: cluster, queue: queue}
-	acts := &actor{capture: capture, applier: applier, finisher: finisher, gate: d.gate, spills: d.journal.Spills(), log: d.log}
+	acts := &actor{capture: capture, applier: applier, finisher: finisher, gate: d.gate, journal: d.journal, streams: sink.streams, log: d.log}
 	status := newPublisher(d, cluster)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
@@ -254,7 +257,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, status.Run, watch.Run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, status.Run, watch.Run, sink.streams.Run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}
@@ -294,22 +297,6 @@ func refusalOf(s coordinator.Status) *mtm.Error {
 		detail = fmt.Sprintf("It is %d bytes behind.", s.Behind)
 	}
 	return mtm.NotOnline(s.Status, detail)
-}
-
-// sweepSpills removes spill files that no transaction needs: what a crash left behind.
-func (d *daemon) sweepSpills(needed map[string]bool) error {
-	names, err := d.journal.Spills().Names()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if !needed[name] {
-			if err := d.journal.Spills().Remove(name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 const (

@@ -16,6 +16,7 @@ import (
 // sink turns what the drivers report into events for the brain.
 type sink struct {
 	mail    *mailbox
+	streams *journal.Streamer
 	gateway *gateway.Server
 	metrics *metrics
 	log     *slog.Logger
@@ -57,7 +58,10 @@ func (s *sink) PeerUp(id mtm.NodeID, incarnation uint64) {
 	s.mail.post(coordinator.PeerUp{Node: id, Incarnation: incarnation})
 }
 
-func (s *sink) PeerDown(id mtm.NodeID) { s.mail.post(coordinator.PeerDown{Node: id}) }
+func (s *sink) PeerDown(id mtm.NodeID) {
+	s.streams.PeerDown(id)
+	s.mail.post(coordinator.PeerDown{Node: id})
+}
 
 // actor hands actions to the drivers that carry them out.
 type actor struct {
@@ -65,7 +69,8 @@ type actor struct {
 	applier  *logrep.Applier
 	finisher *logrep.Finisher
 	gate     *gate
-	spills   *journal.Spills
+	journal  *journal.Journal
+	streams  *journal.Streamer
 	log      *slog.Logger
 }
 
@@ -86,9 +91,15 @@ func (a *actor) act(action coordinator.Action) {
 	case coordinator.Release:
 		a.gate.release()
 	case coordinator.DropPayload:
-		if err := a.spills.Remove(x.Spill); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := a.journal.DropSpill(x.Spill); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.Warn("remove a spill file", keyError, err)
 		}
+	case coordinator.StreamJournal:
+		a.streams.Stream(x)
+	case coordinator.StreamAcked:
+		a.streams.Acked(x)
+	case coordinator.TellOutcome:
+		a.streams.TellOutcome(x)
 	}
 }
 

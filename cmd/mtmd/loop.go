@@ -172,7 +172,7 @@ func (l *loop) checkpoint() {
 
 func sameStatus(a, b coordinator.Status) bool {
 	return a.Status == b.Status && a.Connected == b.Connected && a.Generation == b.Generation && a.Online == b.Online &&
-		a.Behind == b.Behind
+		a.Donor == b.Donor && a.Behind == b.Behind
 }
 
 // hand starts what may start at once, and queues the rest.
@@ -334,7 +334,7 @@ func (l *loop) write(batch []coordinator.Ready) error {
 	return l.shorten(first, recs)
 }
 
-// shorten gives up the journal before a checkpoint that is complete, and counts towards the next.
+// shorten lets a restart begin at a checkpoint that is complete, and counts towards the next.
 func (l *loop) shorten(first uint64, recs []mtm.Record) error {
 	if n := l.records.Add(int64(len(recs))); n < checkpointEvery {
 		return nil
@@ -342,7 +342,7 @@ func (l *loop) shorten(first uint64, recs []mtm.Record) error {
 	for i, r := range recs {
 		if _, ok := r.(mtm.RecCheckpoint); ok {
 			l.records.Store(0)
-			return l.journal.Truncate(first + uint64(i))
+			return l.journal.Checkpoint(first + uint64(i))
 		}
 	}
 	return nil
