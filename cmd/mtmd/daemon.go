@@ -197,16 +197,20 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	if err != nil {
 		return err
 	}
+	lr := d.logrepConfig()
+	recovered, err := logrep.RecoveredPosition(ctx, lr)
+	if err != nil {
+		return err
+	}
 	gen := mtm.Generation{Num: 1, Members: cluster.members(), Configured: cluster.members()}
 	node := coordinator.New(coordinator.Config{
 		ID: d.cfg.NodeID, Generation: gen, MaxInFlight: max(1, pg.maxPrepared*9/10/gen.Members.Len()),
-		Elections: true, Incarnation: incarnation, Heartbeat: millis(d.cfg.HeartbeatSend), Lease: millis(leaseTime),
+		Elections: true, Incarnation: incarnation, Recovered: recovered, Heartbeat: millis(d.cfg.HeartbeatSend), Lease: millis(leaseTime),
 		Silence: millis(min(d.cfg.HeartbeatRecv, maxSilence)), RecoverAfter: millis(recoverAfter),
 	})
 	if err := d.journal.Replay(0, func(_ uint64, r mtm.Record) error { node.Replay(r); return nil }); err != nil {
 		return err
 	}
-	lr := d.logrepConfig()
 	held, err := logrep.Prepared(ctx, lr)
 	if err != nil {
 		return err
@@ -241,10 +245,11 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	capture := logrep.NewCapture(lr, sink)
 	applier := logrep.NewApplier(lr, sink)
 	finisher := logrep.NewFinisher(lr, sink)
+	recoverer := logrep.NewRecoverer(lr, sink)
 	expect := capture.Expect
 	d.gate.expect.Store(&expect)
 	l := &life{cluster: cluster, queue: queue}
-	acts := &actor{capture: capture, applier: applier, finisher: finisher, gate: d.gate, journal: d.journal, streams: sink.streams, log: d.log}
+	acts := &actor{capture: capture, applier: applier, finisher: finisher, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, log: d.log}
 	status := newPublisher(d, cluster)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
@@ -257,7 +262,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, status.Run, watch.Run, sink.streams.Run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, sink.streams.Run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

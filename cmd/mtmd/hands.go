@@ -23,8 +23,9 @@ type sink struct {
 }
 
 var (
-	_ logrep.Sink = (*sink)(nil)
-	_ dmq.Sink    = (*sink)(nil)
+	_ logrep.Sink        = (*sink)(nil)
+	_ logrep.RecoverSink = (*sink)(nil)
+	_ dmq.Sink           = (*sink)(nil)
 )
 
 func (s *sink) Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload) {
@@ -48,6 +49,8 @@ func (s *sink) Conflict(waiter mtm.GID, pid uint32) bool {
 	return s.gateway.Doom(int32(pid), mtm.Conflict("Transaction "+waiter.String()+" of another node changes the same rows.")) || s.gateway.Owns(int32(pid))
 }
 
+func (s *sink) Recovered(at uint64) { s.mail.post(coordinator.Recovered{At: at}) }
+
 func (s *sink) Finished(gid mtm.GID) { s.mail.post(coordinator.Finished{GID: gid}) }
 
 func (s *sink) Received(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }
@@ -65,13 +68,14 @@ func (s *sink) PeerDown(id mtm.NodeID) {
 
 // actor hands actions to the drivers that carry them out.
 type actor struct {
-	capture  *logrep.Capture
-	applier  *logrep.Applier
-	finisher *logrep.Finisher
-	gate     *gate
-	journal  *journal.Journal
-	streams  *journal.Streamer
-	log      *slog.Logger
+	capture   *logrep.Capture
+	applier   *logrep.Applier
+	finisher  *logrep.Finisher
+	recoverer *logrep.Recoverer
+	gate      *gate
+	journal   *journal.Journal
+	streams   *journal.Streamer
+	log       *slog.Logger
 }
 
 func (a *actor) act(action coordinator.Action) {
@@ -94,6 +98,8 @@ func (a *actor) act(action coordinator.Action) {
 		if err := a.journal.DropSpill(x.Spill); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.Warn("remove a spill file", keyError, err)
 		}
+	case coordinator.ApplyRecovered:
+		a.recoverer.Apply(x.GID, x.At, x.Payload)
 	case coordinator.StreamJournal:
 		a.streams.Stream(x)
 	case coordinator.StreamAcked:
