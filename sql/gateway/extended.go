@@ -24,7 +24,7 @@ type meta struct {
 	off, n int       // its bytes in session.batch
 	name   string    // P, C: of the statement; B, E: of the portal
 	source string    // B: of the statement
-	def    *prepared // P: what it defines; E: what it runs
+	def    *prepared // P: what it defines; B, E: what it runs
 	portal bool      // C: closes a portal
 	silent bool      // the answer is not for the client
 	simple bool      // D: of a Query that runs as a prepared statement; the client is not told NoData
@@ -165,7 +165,7 @@ func (s *session) resolve() {
 			if def == nil {
 				def = &prepared{}
 			}
-			s.portals[m.name] = def
+			s.portals[m.name], m.def = def, def
 		case 'E':
 			m.def = s.portals[m.name]
 			if m.def == nil {
@@ -278,6 +278,8 @@ func (s *session) syncBatch(ctx context.Context) error {
 		}
 	}
 	switch {
+	case tx == 'T' && s.hasUntold():
+		return s.steps(ctx, 'S')
 	case tx == 'E' && !special || len(ran) == 0:
 	case unguarded && tx == 'I':
 		return s.unguardedBatch(metas)
@@ -370,6 +372,9 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 		return err
 	}
 	tx := s.status()
+	if e := s.untold(nil); e != nil {
+		return s.refuse(e)
+	}
 	if tx != 'E' {
 		if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
 			return s.refuse(e)

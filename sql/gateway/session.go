@@ -116,7 +116,7 @@ type session struct {
 	preparing  bool       // PREPARE TRANSACTION is on its way, and what precedes it is done
 	cause      *mtm.Error // Doom: what to tell instead of 57014
 	doomed     bool       // Doom: end the block
-	told       *mtm.Error // Doom: what to tell instead of the next 25P02
+	told       *mtm.Error // Doom: the block is not the client's any more, and he has not been told
 	waiting    mtm.GID    // the commit that is waited for
 	gid        mtm.GID    // permitted, and not yet reported
 	abort      context.CancelFunc

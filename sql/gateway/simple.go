@@ -91,10 +91,10 @@ func (s *session) forward(read bool) error {
 // single deals with a Query of one statement.
 func (s *session) single(ctx context.Context, st *statement.Statement, text string) error {
 	tx := s.status()
+	if e := s.untold(st); e != nil {
+		return s.tellDoom(st, e)
+	}
 	if tx == 'E' {
-		if e := s.untold(st); e != nil {
-			return s.tellDoom(st, e)
-		}
 		return s.forward(false)
 	}
 	if e := s.refusal(ctx, st, tx); e != nil {
@@ -243,10 +243,8 @@ func (s *session) inBlock(u *unit) error {
 // which runs them as one transaction; else in pieces, one after the other.
 func (s *session) many(ctx context.Context, stmts []*statement.Statement, text string) error {
 	tx := s.status()
-	if tx == 'E' {
-		if e := s.untold(stmts[0]); e != nil {
-			return s.tellDoom(stmts[0], e)
-		}
+	if e := s.untold(stmts[0]); e != nil {
+		return s.tellDoom(stmts[0], e)
 	}
 	reads := true
 	for _, st := range stmts {
@@ -279,6 +277,9 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 // unknownQuery runs a text that the lexer does not understand. It may hold several statements, a COMMIT among them, so
 // it goes as one prepared statement: PostgreSQL refuses several there.
 func (s *session) unknownQuery(ctx context.Context, text string) error {
+	if e := s.untold(nil); e != nil {
+		return s.refuse(e)
+	}
 	if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
 		return s.refuse(e)
 	}
@@ -309,7 +310,11 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 // longQuery runs a Query that is too long for the lexer: as one prepared statement, its text streamed through. It is not
 // tried again.
 func (s *session) longQuery(ctx context.Context, size int) error {
-	if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
+	e := s.untold(nil)
+	if e == nil {
+		e = asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true))
+	}
+	if e != nil {
 		if err := s.cr.discard(size); err != nil {
 			return err
 		}
