@@ -166,6 +166,8 @@ func (n *Node) receive(m mtm.Message) {
 	switch b := m.Body.(type) {
 	case mtm.Recover:
 		n.onRecover(m.From, b)
+	case mtm.RecoverAck:
+		n.do(StreamAcked{To: m.From, Stream: b.Stream, Seq: b.Seq})
 	case mtm.RecoverTxn:
 		n.onRecoverItem(m.From, b.Stream, b.Life, b.Seq, b)
 	case mtm.RecoverDone:

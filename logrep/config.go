@@ -27,6 +27,7 @@ type Config struct {
 	Grace           time.Duration // how long an apply may run before the lock monitor looks; default 10 ms
 	DeadlockTimeout time.Duration // deadlock_timeout of the workers; default 1 s
 	FinishConns     int           // connections that end prepared transactions; default 4
+	RecoverOrigin   string        // replication origin that keeps the position of recovery; default "mtm_recovered"
 }
 
 // Spills is where payloads too large for memory lie; the journal implements it.
@@ -86,6 +87,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Grace, 10*time.Millisecond)
 	setDefault(&c.DeadlockTimeout, time.Second)
 	setDefault(&c.FinishConns, 4)
+	setDefault(&c.RecoverOrigin, "mtm_recovered")
 	return c
 }
 

@@ -27,6 +27,8 @@ func (n *node) act(a coordinator.Action) {
 		n.gate.finished()
 	case coordinator.StreamJournal:
 		n.stream(a)
+	case coordinator.StreamAcked:
+		n.streamAcked(a)
 	case coordinator.ApplyRecovered:
 		n.applyRecovered(a)
 	case coordinator.TellOutcome:
