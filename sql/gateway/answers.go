@@ -260,9 +260,9 @@ func (s *session) forgetStatements() {
 
 // failed: an ErrorResponse. It is the client's, or replaced by what he is told instead, or kept.
 func (s *session) failed(e expect, msg []byte) {
-	msg = shiftPosition(msg, e.shift)
 	code := field(msg[5:], 'C')
 	s.mu.Lock()
+	msg = s.asSent(e, msg)
 	s.copyIn = false
 	if severity := field(msg[5:], 'V'); severity == "FATAL" || severity == "PANIC" {
 		s.fatal = bytes.Clone(msg)

@@ -26,6 +26,9 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 func (s *session) pieces(ctx context.Context, stmts []*statement.Statement, text string) error {
 	implicit := false
 	age := now()
+	s.mu.Lock()
+	s.hide = nil // the pieces are sent as they are
+	s.mu.Unlock()
 	for _, st := range stmts {
 		var stop bool
 		var err error

@@ -40,6 +40,7 @@ type expect struct {
 type prepared struct {
 	stmt *statement.Statement // nil: nothing
 	text string               // of DDL only
+	hide *hidden
 }
 
 // step is what has happened since the last resetStep.
@@ -114,6 +115,7 @@ type session struct {
 	canceled   bool       // by the client, during this unit
 	slow       bool       // cancelled because it held a permit for too long
 	preparing  bool       // PREPARE TRANSACTION is on its way, and what precedes it is done
+	hide       *hidden    // of the Query that runs
 	cause      *mtm.Error // Doom: what to tell instead of 57014
 	doomed     bool       // Doom: end the block
 	told       *mtm.Error // Doom: what to tell instead of the next 25P02

@@ -55,6 +55,7 @@ func (s *session) query(ctx context.Context, size int) error {
 	delete(s.stmts, "") // as PostgreSQL does
 	s.mu.Unlock()
 	stmts, ok := s.split(text)
+	s.hideOurs(stmts, text)
 	switch {
 	case !ok:
 		return s.unknownQuery(ctx, text)

@@ -104,3 +104,5 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;
+-- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
+GRANT SELECT ON mtm.full_identity TO public;
