@@ -121,7 +121,7 @@ func (s *session) answer(typ byte, msg []byte) error {
 	visible := e.role == roleClient
 	switch typ {
 	case 'D':
-		if e.role == roleAsk {
+		if e.role == roleAsk || e.role == roleDDLEnd {
 			s.note(msg)
 		}
 	case 'd', 't', 'c', 'V':
@@ -226,7 +226,14 @@ func (s *session) completed(e expect, tag string) {
 	case rolePrepare:
 		s.step.prepare = tag == "PREPARE TRANSACTION"
 	case roleDDL:
-		s.block.ddl = s.block.ddl || tag == "SELECT 1"
+		s.block.told = tag == "SELECT 1"
+	case roleDDLEnd:
+		if s.step.value == "temporary" {
+			s.temporary = true
+		} else {
+			s.block.ddl = s.block.ddl || s.block.told
+		}
+		s.step.value = ""
 	}
 	s.cond.Broadcast()
 }
