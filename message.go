@@ -97,7 +97,7 @@ func (Forget) body()   {}
 
 // Heartbeat tells peers that the sender lives, and what it knows; who receives it answers with HeartbeatAck.
 type Heartbeat struct {
-	Sent       uint64 // the sender's clock, milliseconds; comes back in the answer
+	Sent       uint64 // says when, to the sender; comes back in the answer
 	Gen        Generation
 	Donors     NodeSet // of Gen
 	LastOnline uint64

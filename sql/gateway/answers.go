@@ -121,7 +121,7 @@ func (s *session) answer(typ byte, msg []byte) error {
 	visible := e.role == roleClient
 	switch typ {
 	case 'D':
-		if e.role == roleAsk {
+		if e.role == roleAsk || e.role == roleDDLEnd {
 			s.note(msg)
 		}
 	case 'd', 't', 'c', 'V':
@@ -226,7 +226,14 @@ func (s *session) completed(e expect, tag string) {
 	case rolePrepare:
 		s.step.prepare = tag == "PREPARE TRANSACTION"
 	case roleDDL:
-		s.block.ddl = s.block.ddl || tag == "SELECT 1"
+		s.block.told = tag == "SELECT 1"
+	case roleDDLEnd:
+		if s.step.value == "temporary" {
+			s.temporary = true
+		} else {
+			s.block.ddl = s.block.ddl || s.block.told
+		}
+		s.step.value = ""
 	}
 	s.cond.Broadcast()
 }
@@ -260,9 +267,9 @@ func (s *session) forgetStatements() {
 
 // failed: an ErrorResponse. It is the client's, or replaced by what he is told instead, or kept.
 func (s *session) failed(e expect, msg []byte) {
-	msg = shiftPosition(msg, e.shift)
 	code := field(msg[5:], 'C')
 	s.mu.Lock()
+	msg = s.asSent(e, msg)
 	s.copyIn = false
 	if severity := field(msg[5:], 'V'); severity == "FATAL" || severity == "PANIC" {
 		s.fatal = bytes.Clone(msg)
@@ -279,8 +286,8 @@ func (s *session) failed(e expect, msg []byte) {
 	switch {
 	case code == mtm.CodeQueryCanceled && s.cause != nil && !s.canceled:
 		cause, s.cause = s.cause, nil
-	case code == "25P02" && s.told != nil && e.role == roleClient:
-		cause, s.told = s.told, nil
+	case s.told != nil && e.role == roleClient && (code == "25P02" || s.tx == 'T' && e.err == nil):
+		cause, s.told = s.told, nil // what the client knows is gone with his block: a table, a portal
 	}
 	var perr *mtm.Error
 	if cause != nil {

@@ -57,23 +57,44 @@ func (s *session) doom(cause *mtm.Error) bool {
 		s.mu.Unlock()
 		return true
 	}
+	again := s.cause != nil
 	s.cause = cause
+	if s.onlyParses() && !again {
+		// It is soon over, and a Parse does not fail for what other transactions do: the block ends after it, unless it
+		// is asked for again.
+		s.mu.Unlock()
+		return true
+	}
 	s.cancels++
 	s.mu.Unlock()
 	s.srv.background(s.cancelBackend)
 	return true
 }
 
-// endDoomed ends the block of a client who is not running anything. He sees a block that has failed: PostgreSQL is given
-// one, so that all that follows is as he knows it.
+// onlyParses reports whether nothing that is owed runs anything; mu is held.
+func (s *session) onlyParses() bool {
+	for _, e := range s.queue[s.head:] {
+		if e.op != 'P' && e.op != 'D' && e.op != 'C' && e.op != 'S' {
+			return false
+		}
+	}
+	return true
+}
+
+// endDoomed ends the block of a client who is not running anything. PostgreSQL is given another in its place, in which
+// Parse and Describe still work, as they do for who has not met the conflict yet; what would run there is told of it
+// instead. A block that had failed is given one that has failed.
 func (s *session) endDoomed(cause *mtm.Error) error {
-	if s.status() == 'I' {
+	tx := s.status()
+	if tx == 'I' {
 		return nil
 	}
 	s.resetStep(false)
 	s.inject(injRollback, roleOurs)
 	s.inject(injBegin, roleOurs)
-	s.provoke(cause, true)
+	if tx == 'E' {
+		s.provoke(cause, true)
+	}
 	s.sync(true)
 	if err := s.send(); err != nil {
 		return err
@@ -87,17 +108,31 @@ func (s *session) endDoomed(cause *mtm.Error) error {
 	return nil
 }
 
-// untold is the error that ended the block behind the client's back, if st would pass in a failed block without one:
-// the client would take a COMMIT for done. It is told once.
+// untold is the error that ended the block behind the client's back, if st is to be answered with it. It is told once.
+// ROLLBACK is what the client would say anyway. In a block that had failed before, only what would pass there is told: the
+// client would take a COMMIT for done.
 func (s *session) untold(st *statement.Statement) *mtm.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.told == nil || s.tx != 'E' || st == nil || st.Kind != statement.Commit && st.Kind != statement.Savepoint {
+	e := s.told
+	switch {
+	case e == nil:
+		return nil
+	case st != nil && st.Kind == statement.Rollback:
+		s.told = nil
+		return nil
+	case s.tx == 'E' && (st == nil || st.Kind != statement.Commit && st.Kind != statement.Savepoint):
 		return nil
 	}
-	e := s.told
 	s.told = nil
 	return e
+}
+
+// hasUntold reports whether untold may have something to say.
+func (s *session) hasUntold() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told != nil
 }
 
 // tellDoom answers a Query with what untold gave. A COMMIT ends the block, as one that fails does.

@@ -24,7 +24,7 @@ type meta struct {
 	off, n int       // its bytes in session.batch
 	name   string    // P, C: of the statement; B, E: of the portal
 	source string    // B: of the statement
-	def    *prepared // P: what it defines; E: what it runs
+	def    *prepared // P: what it defines; B, E: what it runs
 	portal bool      // C: closes a portal
 	silent bool      // the answer is not for the client
 	simple bool      // D: of a Query that runs as a prepared statement; the client is not told NoData
@@ -128,18 +128,24 @@ func (s *session) describeParse(m *meta, text string, params []byte) {
 	}
 	st := stmts[0]
 	m.def.stmt = st
-	switch st.Kind {
-	case statement.DDL:
+	switch {
+	case st.Kind == statement.DDL:
 		m.def.text = st.Text(text)
-	case statement.Begin:
-		if !st.Has(statement.AccessMode) && !s.clientReadOnly {
-			rest := string(params)
-			b, at := begin(s.batch[:m.off], 'P')
-			b = cstring(cstring(b, m.name), writable(st, text))
-			s.batch = end(append(b, rest...), at)
-			m.n = len(s.batch) - m.off
-		}
+	case st.Kind == statement.Begin && !st.Has(statement.AccessMode) && !s.clientReadOnly:
+		s.replaceParse(m, writable(st, text), params)
+	case len(st.Hide) > 0:
+		m.def.hide = newHidden(text, st.Hide)
+		s.replaceParse(m, statement.Apply(text, st.Hide), params)
 	}
+}
+
+// replaceParse gives the Parse that was gathered last another text.
+func (s *session) replaceParse(m *meta, text string, params []byte) {
+	rest := string(params)
+	b, at := begin(s.batch[:m.off], 'P')
+	b = cstring(cstring(b, m.name), text)
+	s.batch = end(append(b, rest...), at)
+	m.n = len(s.batch) - m.off
 }
 
 // resolve finds out what each Execute runs, by the messages before it and what was prepared earlier.
@@ -166,7 +172,7 @@ func (s *session) resolve() {
 			if def == nil {
 				def = &prepared{}
 			}
-			s.portals[m.name] = def
+			s.portals[m.name], m.def = def, def
 		case 'E':
 			m.def = s.portals[m.name]
 			if m.def == nil {
@@ -279,6 +285,8 @@ func (s *session) syncBatch(ctx context.Context) error {
 		}
 	}
 	switch {
+	case tx == 'T' && s.hasUntold():
+		return s.steps(ctx, 'S')
 	case tx == 'E' && !special || len(ran) == 0:
 	case unguarded && tx == 'I':
 		return s.unguardedBatch(metas)
@@ -372,6 +380,9 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 		return err
 	}
 	tx := s.status()
+	if e := s.untold(nil); e != nil {
+		return s.refuse(e)
+	}
 	if tx != 'E' {
 		if e := s.admit(ctx, true); e != nil {
 			return s.refuse(e)

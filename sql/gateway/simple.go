@@ -56,6 +56,7 @@ func (s *session) query(ctx context.Context, size int) error {
 	delete(s.stmts, "") // as PostgreSQL does
 	s.mu.Unlock()
 	stmts, ok := s.split(text)
+	s.hideOurs(stmts, text)
 	switch {
 	case !ok:
 		return s.unknownQuery(ctx, text)
@@ -92,9 +93,19 @@ func (s *session) forward(read bool) error {
 // single deals with a Query of one statement.
 func (s *session) single(ctx context.Context, st *statement.Statement, text string) error {
 	tx := s.status()
+	if e := s.untold(st); e != nil {
+		return s.tellDoom(st, e)
+	}
 	if tx == 'E' {
-		if e := s.untold(st); e != nil {
-			return s.tellDoom(st, e)
+		if characteristics, ours := s.chainAfterFailure(st); ours {
+			if err := s.rollback(); err != nil {
+				return err
+			}
+			if err := s.chain(characteristics); err != nil {
+				return err
+			}
+			s.release(appendReady(appendComplete(nil, "ROLLBACK"), s.status()))
+			return nil
 		}
 		return s.forward(false)
 	}
@@ -115,6 +126,7 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		}
 		return s.commitQuery(ctx, st)
 	case statement.Rollback, statement.Savepoint: // outside of a block PostgreSQL warns or refuses by itself
+		s.noteChain(st, tx)
 		return s.forward(true)
 	case statement.Session:
 		if st.Has(statement.ShowsReadOnly) {
@@ -202,6 +214,15 @@ func writable(st *statement.Statement, text string) string {
 	return text[:st.End] + " READ WRITE" + text[st.End:]
 }
 
+// noteChain notes that PostgreSQL begins the next block, if st is ROLLBACK AND CHAIN.
+func (s *session) noteChain(st *statement.Statement, tx byte) {
+	if tx == 'T' && st.Kind == statement.Rollback && st.Has(statement.Chain) {
+		s.mu.Lock()
+		s.block = block{native: true, readOnly: s.block.readOnly}
+		s.mu.Unlock()
+	}
+}
+
 func (s *session) setBlock(readOnly bool) {
 	s.mu.Lock()
 	s.block.readOnly = readOnly
@@ -244,10 +265,8 @@ func (s *session) inBlock(u *unit) error {
 // which runs them as one transaction; else in pieces, one after the other.
 func (s *session) many(ctx context.Context, stmts []*statement.Statement, text string) error {
 	tx := s.status()
-	if tx == 'E' {
-		if e := s.untold(stmts[0]); e != nil {
-			return s.tellDoom(stmts[0], e)
-		}
+	if e := s.untold(stmts[0]); e != nil {
+		return s.tellDoom(stmts[0], e)
 	}
 	reads := true
 	for _, st := range stmts {
@@ -280,6 +299,9 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 // unknownQuery runs a text that the lexer does not understand. It may hold several statements, a COMMIT among them, so
 // it goes as one prepared statement: PostgreSQL refuses several there.
 func (s *session) unknownQuery(ctx context.Context, text string) error {
+	if e := s.untold(nil); e != nil {
+		return s.refuse(e)
+	}
 	if e := s.admit(ctx, true); e != nil {
 		return s.refuse(e)
 	}
@@ -310,7 +332,11 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 // longQuery runs a Query that is too long for the lexer: as one prepared statement, its text streamed through. It is not
 // tried again.
 func (s *session) longQuery(ctx context.Context, size int) error {
-	if e := s.admit(ctx, true); e != nil {
+	e := s.untold(nil)
+	if e == nil {
+		e = s.admit(ctx, true)
+	}
+	if e != nil {
 		if err := s.cr.discard(size); err != nil {
 			return err
 		}

@@ -419,6 +419,106 @@ func TestDoom(t *testing.T) {
 	}
 }
 
+// TestDoomedBlockStillParses: who prepares a statement (PQprepare) does not expect a conflict there, and pgbench takes the
+// statement for prepared all the same.
+func TestDoomedBlockStillParses(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	cause := mtm.Conflict("a transaction of node 2 was first")
+	conn := h.connect(t, pgx.QueryExecModeExec)
+	pg := conn.PgConn()
+	pid := int32(pg.PID())
+	exec := func(sql string) error {
+		_, err := pg.Exec(bg, sql).ReadAll()
+		return err
+	}
+	prepare := func(name, sql string) error {
+		_, err := pg.Prepare(bg, name, sql, nil)
+		return err
+	}
+	run := func(name string) error { return pg.ExecPrepared(bg, name, nil, nil, nil).Read().Err }
+	require.NoError(t, prepare("commit", "commit"))
+	require.NoError(t, prepare("rollback", "rollback"))
+	doomed := func() {
+		require.NoError(t, exec("begin"))
+		require.NoError(t, exec("insert into t values (1, 'x'); create table made_here (i int)"))
+		require.True(t, h.Doom(pid, cause))
+		require.Eventually(t, func() bool {
+			return h.direct(t, fmt.Sprintf("select count(*) from pg_locks where pid = %d and relation = 't'::regclass", pid)) == 0
+		}, 5*time.Second, time.Millisecond)
+	}
+	t.Run("then it runs", func(t *testing.T) {
+		doomed()
+		require.NoError(t, prepare("one", "update t set v = 'y'"))
+		require.NoError(t, prepare("two", "select 1"))
+		require.Equal(t, byte('T'), pg.TxStatus())
+		require.Equal(t, "40001", code(run("one")))
+		require.Equal(t, byte('E'), pg.TxStatus())
+		require.Equal(t, "25P02", code(run("two")))
+		require.NoError(t, run("rollback"))
+		require.Equal(t, byte('I'), pg.TxStatus())
+		require.NoError(t, run("one"))
+		require.NoError(t, run("two"))
+	})
+	t.Run("what the block made", func(t *testing.T) {
+		doomed()
+		require.Equal(t, "40001", code(prepare("three", "select * from made_here")))
+		require.NoError(t, exec("rollback"))
+	})
+	t.Run("commit", func(t *testing.T) {
+		doomed()
+		require.Equal(t, "40001", code(run("commit")))
+		require.Equal(t, byte('I'), pg.TxStatus())
+	})
+	t.Run("rollback", func(t *testing.T) {
+		doomed()
+		require.NoError(t, run("rollback"))
+		require.Equal(t, byte('I'), pg.TxStatus())
+		doomed()
+		require.NoError(t, exec("rollback and chain"))
+		require.Equal(t, byte('T'), pg.TxStatus())
+		require.NoError(t, run("two"))
+		require.NoError(t, exec("rollback; select 1"))
+	})
+	t.Run("several statements, large parameters, function call", func(t *testing.T) {
+		doomed()
+		require.Equal(t, "40001", code(exec("select 1; select 2")))
+		require.NoError(t, exec("rollback"))
+		doomed()
+		res := pg.ExecParams(bg, "select $1", [][]byte{make([]byte, 200_000)}, nil, nil, nil).Read()
+		require.Equal(t, "40001", code(res.Err))
+		require.Equal(t, byte('E'), pg.TxStatus())
+		require.NoError(t, exec("rollback"))
+		doomed()
+		require.Equal(t, "40001", code(exec("select '"+strings.Repeat("x", 5<<20)+"'")))
+		require.NoError(t, exec("rollback"))
+	})
+	t.Run("a Parse that runs is waited for, once", func(t *testing.T) {
+		require.NoError(t, exec("begin"))
+		done := make(chan error, 1)
+		lock := h.connect(t, pgx.QueryExecModeSimpleProtocol)
+		_, err := lock.Exec(bg, "begin; lock table t")
+		require.NoError(t, err)
+		go func() { done <- prepare("four", "select * from t") }()
+		waits := fmt.Sprintf("select count(*) from pg_stat_activity where pid = %d and wait_event_type = 'Lock'", pid)
+		require.Eventually(t, func() bool { return h.direct(t, waits) == 1 }, 5*time.Second, time.Millisecond)
+		require.True(t, h.Doom(pid, cause))
+		require.True(t, h.Doom(pid, cause))
+		require.Equal(t, "40001", code(<-done))
+		require.NoError(t, exec("rollback"))
+		require.NoError(t, exec("begin"))
+		go func() { done <- prepare("four", "select * from t") }()
+		require.Eventually(t, func() bool { return h.direct(t, waits) == 1 }, 5*time.Second, time.Millisecond)
+		require.True(t, h.Doom(pid, cause))
+		_, err = lock.Exec(bg, "rollback")
+		require.NoError(t, err)
+		require.NoError(t, <-done)
+		require.Equal(t, "40001", code(run("four")))
+		require.NoError(t, exec("rollback"))
+	})
+	psql(t, h.port, "drop table if exists made_here")
+}
+
 func TestResultsOfAnySize(t *testing.T) {
 	h := start(t)
 	for name, mode := range modes {

@@ -104,7 +104,7 @@ func controls(metas []meta) bool {
 
 // step1 deals with one message. It returns end, or 0 if the client's Sync is not to be passed on.
 func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte, error) {
-	if m.n == 0 { // a large Bind, which follows
+	if m.typ == 'B' && s.tellBind(m) || m.n == 0 { // a large Bind follows
 		return end, nil
 	}
 	if m.typ != 'E' {
@@ -115,14 +115,18 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	if s.ext.wrapped {
 		tx = 'T'
 	}
-	if tx == 'E' {
-		if e := s.untold(m.def.stmt); e != nil {
-			if m.kind() == statement.Commit {
-				s.inject(injRollback, roleOurs)
-			}
-			s.provoke(e, false)
-			s.ext.failed = true
-			return end, nil
+	if e := s.untold(m.def.stmt); e != nil {
+		if m.kind() == statement.Commit {
+			s.inject(injRollback, roleOurs)
+		}
+		s.provoke(e, false)
+		s.ext.failed = true
+		return end, nil
+	}
+	if m.def.stmt != nil {
+		s.noteChain(m.def.stmt, tx)
+		if characteristics, ours := s.chainAfterFailure(m.def.stmt); ours && tx == 'E' {
+			return end, s.chainStep(characteristics)
 		}
 	}
 	if e := s.refusalOf(ctx, m, tx); e != nil {
@@ -170,6 +174,24 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	s.appendMeta(*m, false)
 	s.ext.ran = true
 	return end, nil
+}
+
+// tellBind fails a Bind with what untold gives. Transaction control is told at its Execute, where it would take effect.
+func (s *session) tellBind(m *meta) bool {
+	switch m.kind() {
+	case statement.Commit, statement.Rollback:
+		return false
+	}
+	if s.status() == 'E' { // PostgreSQL says so itself
+		return false
+	}
+	e := s.untold(m.def.stmt)
+	if e == nil {
+		return false
+	}
+	s.provoke(e, false)
+	s.ext.failed = true
+	return true
 }
 
 // copyStep begins a COPY FROM. If data is to come from the client, his Sync is none: PostgreSQL ignores it during COPY,
@@ -254,6 +276,19 @@ func (s *session) commitStep(ctx context.Context, m *meta, last bool) error {
 	return s.prepareStep(ctx, chain, characteristics, last)
 }
 
+// chainStep is the Execute of COMMIT or ROLLBACK AND CHAIN in a failed block.
+func (s *session) chainStep(characteristics string) error {
+	s.inject(injRollback, roleOurs)
+	s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
+	s.ext.cur = 'T'
+	if err := s.drain(); err != nil || s.ext.failed {
+		return err
+	}
+	s.chained(characteristics)
+	s.emit(appendComplete(nil, "ROLLBACK"))
+	return nil
+}
+
 // knownE reports whether answers are owed that may fail the block, other than to Parse and Bind.
 func (s *session) knownE() bool {
 	s.mu.Lock()
@@ -336,9 +371,7 @@ func (s *session) prepareStep(ctx context.Context, chain bool, characteristics s
 			return err
 		}
 	}
-	s.mu.Lock()
-	s.block = block{}
-	s.mu.Unlock()
+	s.chained(characteristics)
 	s.emit(appendComplete(nil, "COMMIT"))
 	return nil
 }

@@ -33,6 +33,8 @@ func (n *node) act(a coordinator.Action) {
 		n.applyRecovered(a)
 	case coordinator.TellOutcome:
 		n.tellOutcome(a)
+	case coordinator.AskReferee:
+		n.ask(a.Request)
 	case coordinator.DropPayload:
 		if _, ok := n.spills[a.Spill]; !ok && !n.crashed {
 			n.w.fail("n%d drops spill file %s, which is not there", n.id, a.Spill)
