@@ -120,8 +120,7 @@ func (a *Applier) pop(w *applyWorker) *applyJob {
 	job := a.queue[0]
 	a.queue = a.queue[1:]
 	job.started = time.Now()
-	job.wait = a.cfg.Grace
-	job.probe = job.started.Add(job.wait)
+	job.probe, job.wait = job.started.Add(a.cfg.Grace), probeFirst
 	a.running[w] = job
 	if len(a.running) == 1 {
 		signal(a.look)
@@ -190,6 +189,16 @@ func (a *Applier) hire() *applyWorker {
 	a.workers++
 	w.jobs <- a.pop(w)
 	return w
+}
+
+// waits: PostgreSQL says that w waits for a lock.
+func (a *Applier) waits(w *applyWorker) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if job := a.running[w]; job != nil {
+		job.probe, job.wait = time.Time{}, probeFirst
+		signal(a.look)
+	}
 }
 
 // next ends w's job, if any, and is its next one; nil means that w should end.

@@ -43,10 +43,14 @@ const (
 
 // openSession connects worker number n and gives it a replication origin of its own, if there is one to be had.
 func (c *Config) openSession(ctx context.Context, n int, app string) (*applySession, error) {
-	conn, err := c.connect(ctx, app, map[string]string{
-		"session_replication_role": "replica", "deadlock_timeout": strconv.FormatInt(c.DeadlockTimeout.Milliseconds(), 10) + "ms",
+	params := map[string]string{
+		"session_replication_role": "replica", "deadlock_timeout": milliseconds(c.DeadlockTimeout),
 		"enable_seqscan": "off", "jit": "off", "lc_messages": "C",
-	})
+	}
+	if c.onWait != nil {
+		noticeWaits(params, c.LockNotice)
+	}
+	conn, err := c.connect(ctx, app, params)
 	if err != nil {
 		return nil, err
 	}

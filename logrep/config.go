@@ -24,9 +24,12 @@ type Config struct {
 
 	HotWorkers      int           // apply workers that run though none waits; default 16
 	MaxWorkers      int           // apply workers in all; default 100
-	Grace           time.Duration // how long an apply may run before the lock monitor looks; default 10 ms
-	DeadlockTimeout time.Duration // deadlock_timeout of the workers; default 1 s
+	LockNotice      time.Duration // a worker waits for a lock for this long, then PostgreSQL tells us; default 2 ms
+	Grace           time.Duration // how long an apply may run before the lock monitor looks untold; default 50 ms
+	DeadlockTimeout time.Duration // deadlock_timeout of the other sessions; default 1 s
 	FinishConns     int           // connections that end prepared transactions; default 4
+
+	onWait func() // PostgreSQL says that the session waits for a lock
 }
 
 // Spills is where payloads too large for memory lie; the journal implements it.
@@ -83,7 +86,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.StatusInterval, time.Second)
 	setDefault(&c.HotWorkers, 16)
 	setDefault(&c.MaxWorkers, 100)
-	setDefault(&c.Grace, 10*time.Millisecond)
+	setDefault(&c.LockNotice, 2*time.Millisecond)
+	setDefault(&c.Grace, 50*time.Millisecond)
 	setDefault(&c.DeadlockTimeout, time.Second)
 	setDefault(&c.FinishConns, 4)
 	return c

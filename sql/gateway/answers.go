@@ -279,6 +279,7 @@ func (s *session) failed(e expect, msg []byte) {
 	switch {
 	case code == mtm.CodeQueryCanceled && s.cause != nil && !s.canceled:
 		cause, s.cause = s.cause, nil
+		s.noteLoss(cause, now())
 	case s.told != nil && e.role == roleClient && (code == "25P02" || s.tx == 'T' && e.err == nil):
 		cause, s.told = s.told, nil // what the client knows is gone with his block: a table, a portal
 	}

@@ -104,6 +104,7 @@ func (s *session) endDoomed(cause *mtm.Error) error {
 	}
 	s.mu.Lock()
 	s.told = cause
+	s.noteLoss(cause, now())
 	s.mu.Unlock()
 	return nil
 }
