@@ -22,11 +22,12 @@ type applySession struct {
 	quirks map[string]quirk     // by quoted name
 	nstmt  int
 
-	fresh []*applyStmt // prepared in the transaction that is running
-	sent  []sentStmt   // whose answers have not been read
-	syncs int          // sent, their ReadyForQuery not read
-	bytes int          // about what is buffered since the last write
-	stale bool         // a statement prepared in an earlier transaction was used in this one
+	fresh  []*applyStmt // prepared in the transaction that is running
+	sent   []sentStmt   // whose answers have not been read
+	syncs  int          // sent, their ReadyForQuery not read
+	bytes  int          // about what is buffered since the last write
+	status byte         // of the transaction, after simpleAnswer: I, T or E
+	stale  bool         // a statement prepared in an earlier transaction was used in this one
 }
 
 // sentStmt is what must be known of a statement when its answer comes.
@@ -261,6 +262,7 @@ func (s *applySession) simpleAnswer() error {
 				return err
 			}
 		case *pgproto3.ReadyForQuery:
+			s.status = msg.TxStatus
 			return first
 		}
 	}
@@ -278,17 +280,19 @@ func (s *applySession) rollback() error {
 	if s.syncs == 0 {
 		s.sync()
 	}
-	s.fe.SendQuery(&pgproto3.Query{String: "ROLLBACK"})
-	if err := s.flush(); err != nil {
-		return err
-	}
-	for s.syncs > 0 {
-		if err := s.ready(); err != nil {
+	for s.status = 'T'; s.status != 'I'; { // a cancel that comes late may hit the ROLLBACK
+		s.fe.SendQuery(&pgproto3.Query{String: "ROLLBACK"})
+		if err := s.flush(); err != nil {
 			return err
 		}
-	}
-	if err, broken := s.simpleAnswer().(*brokenError); broken {
-		return err
+		for s.syncs > 0 {
+			if err := s.ready(); err != nil {
+				return err
+			}
+		}
+		if err, broken := s.simpleAnswer().(*brokenError); broken {
+			return err
+		}
 	}
 	return nil
 }

@@ -60,9 +60,10 @@ type ApplySink interface {
 	Applied(gid mtm.GID, err *mtm.Error)
 	// Blocked: waiter, applying here, waits for a lock of holder, prepared or applying here. Repeated while it lasts.
 	Blocked(waiter, holder mtm.GID)
-	// Conflict: waiter waits for a lock of the client session of the backend pid. True: the session belongs to the
-	// gateway, which ends it. False: the lock monitor cancels or terminates it. Repeated while it lasts.
-	Conflict(waiter mtm.GID, pid uint32) bool
+	// Conflict: waiter, of that age, waits for a lock of the client session of the backend pid. True: the session belongs
+	// to the gateway, which ends it, and may call cancel before it returns to have PostgreSQL cancel its statement. False:
+	// the lock monitor cancels or terminates it. Repeated while it lasts.
+	Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() error) bool
 }
 
 // FinishSink receives what became of Finish. Finished must not block long.

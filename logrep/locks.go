@@ -216,7 +216,7 @@ func (m *lockMonitor) tell(ctx context.Context, job *applyJob, w lockWait) error
 		return m.signal(ctx, "pg_cancel_backend", w.blocker)
 	case w.backend != "client backend" || w.app == appApply || w.app == appFinish:
 		return nil
-	case m.sink.Conflict(job.gid, w.blocker):
+	case m.sink.Conflict(job.gid, job.age, w.blocker, func() error { return m.signal(ctx, "pg_cancel_backend", w.blocker) }):
 		return nil
 	case strings.HasPrefix(w.state, "idle in transaction"):
 		m.cfg.Log.Info("ending a session that blocks a replicated transaction", keyPID, w.blocker, keyGID, job.gid.String())

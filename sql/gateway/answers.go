@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+	"time"
 
 	"mtm"
 )
@@ -325,7 +326,7 @@ func (s *session) ready(msg []byte) error {
 	s.tx = msg[5]
 	s.skipping, s.copyIn = false, false
 	if s.tx == 'I' {
-		s.block, s.told = block{}, nil
+		s.block, s.told, s.sparedTo = block{}, nil, time.Time{}
 		clear(s.portals)
 	}
 	s.cond.Broadcast()

@@ -21,9 +21,10 @@ func (s *session) noteLoss(e *mtm.Error, age uint64) {
 		return
 	}
 	if !s.lostLately() {
-		s.since = age
+		s.since, s.losses = age, 0
 	}
 	s.lostAt = time.Now()
+	s.losses++
 }
 
 // lostLately reports whether what comes counts as another try; mu is held.
