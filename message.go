@@ -97,7 +97,7 @@ func (Forget) body()   {}
 
 // Heartbeat tells peers that the sender lives, and what it knows; who receives it answers with HeartbeatAck.
 type Heartbeat struct {
-	Sent       uint64 // the sender's clock, milliseconds; comes back in the answer
+	Sent       uint64 // says when, to the sender; comes back in the answer
 	Gen        Generation
 	Donors     NodeSet // of Gen
 	LastOnline uint64
@@ -180,6 +180,7 @@ const (
 
 // RecoverDone tells that the stream has reached the donor's mark of generation Gen, or, when Gen is 0, how far it is from
 // the end of the donor's journal. A donor says so every few hundred milliseconds at least, so that it is not given up.
+// With Seq 0 it is outside the order of the stream, and tells no more than that the donor is at work.
 type RecoverDone struct {
 	Stream, Seq uint64
 	Life        uint64
@@ -187,6 +188,13 @@ type RecoverDone struct {
 	Behind      uint64 // bytes of the journal that were not read yet; 0: the end, for the moment
 	Forgotten   Deps   // at the mark: what the members of Gen have all finished
 }
+
+// RecoverAck tells the donor that everything of the stream up to Seq is done, so that it may send more.
+type RecoverAck struct {
+	Stream, Seq uint64
+}
+
+func (RecoverAck) body() {}
 
 func (Recover) body()     {}
 func (RecoverTxn) body()  {}

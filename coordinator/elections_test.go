@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"fmt"
 	"strconv"
 	"testing"
 
@@ -106,6 +107,36 @@ func TestACommitThatWasMissedIsNotTakenForFinished(t *testing.T) {
 	require.GreaterOrEqual(t, s.said("3: do ApplyRecovered mtm-1-2-1 at 1"), 0)
 	s.step(3, Recovered{At: 1})
 	require.GreaterOrEqual(t, s.said("3: send to 1: Finished mtm-1-2-1"), 0)
+}
+
+func TestADonorIsToldWhatIsDoneAndNotWhatHasArrived(t *testing.T) {
+	s := electionStage(t)
+	for seq := range uint64(3) {
+		s.recoverTxn(3, mtm.GID{Origin: 1, Gen: 2, Seq: seq + 1}, mtm.FateCommitted)
+	}
+	donor := s.nodes[3].rec.donor
+	ack := func(seq int) int { return s.said(fmt.Sprintf("3: send to %d: RecoverAck up to %d", donor, seq)) }
+	for seq := range 4 {
+		require.Equal(t, -1, ack(seq))
+	}
+	s.step(3, Recovered{At: 2})
+	require.GreaterOrEqual(t, ack(2), 0)
+	s.step(3, Recovered{At: 3})
+	require.GreaterOrEqual(t, ack(3), 0)
+	s.deliver(kind("RecoverAck"))
+	require.GreaterOrEqual(t, s.said(fmt.Sprintf("%d: do StreamAcked to 3 up to 3", donor)), 0)
+}
+
+func TestADonorThatWaitsForAcksIsNotGivenUp(t *testing.T) {
+	s := electionStage(t)
+	r := &s.nodes[3].rec
+	stream, heard := r.stream, r.heard
+	s.now = heard + s.nodes[3].cfg.RecoverAfter
+	s.step(3, Tick{Now: s.now})
+	s.item(3, mtm.RecoverDone{Stream: stream, Behind: 7})
+	require.Equal(t, s.now, r.heard)
+	require.EqualValues(t, 7, r.behind)
+	require.EqualValues(t, 1, r.next, "it has no place in the order")
 }
 
 func TestWhatWasRecoveredIsJournaledBeforeItIsApplied(t *testing.T) {

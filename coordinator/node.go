@@ -27,6 +27,7 @@ type Config struct {
 	Heartbeat   uint64 // see generations.Config, and Lease and Silence
 	Lease       uint64
 	Silence     uint64
+	Referee     bool // two nodes and a referee
 }
 
 // Plant names faults that the simulator must be able to find.
@@ -149,6 +150,8 @@ func (n *Node) Step(ev Event) {
 		n.finishedHere(ev.GID)
 	case Recovered:
 		n.recoveredHere(ev.At)
+	case RefereeSaid:
+		n.refereeSaid(ev.Answer)
 	case GateClosed:
 		n.next = max(n.next, ev.Next)
 		n.gateClosed = n.gateClosed || !n.gateOpen && ev.Seq == n.closes
@@ -166,6 +169,8 @@ func (n *Node) receive(m mtm.Message) {
 	switch b := m.Body.(type) {
 	case mtm.Recover:
 		n.onRecover(m.From, b)
+	case mtm.RecoverAck:
+		n.do(StreamAcked{To: m.From, Stream: b.Stream, Seq: b.Seq})
 	case mtm.RecoverTxn:
 		n.onRecoverItem(m.From, b.Stream, b.Life, b.Seq, b)
 	case mtm.RecoverDone:

@@ -200,7 +200,7 @@ func (n *Node) allVoted(c *coord) bool {
 }
 
 func (n *Node) countPrecommit(t *txn) {
-	if t.outcome == undecided && t.coord.accepts.IsMajorityOf(n.gen.Configured) {
+	if t.outcome == undecided && n.quorum(t.coord.accepts) {
 		n.decide(t, true)
 	}
 }

@@ -81,6 +81,12 @@ type StreamJournal struct {
 	LookUp  []mtm.GID // of Request.Undecided: the journal knows; what it does not know to be committed is aborted
 }
 
+// StreamAcked lets the stream to To go on: what it sent up to Seq is done there. No event comes back.
+type StreamAcked struct {
+	To          mtm.NodeID
+	Stream, Seq uint64
+}
+
 // ApplyRecovered commits a recovered transaction in this node's PostgreSQL, which keeps At with the data. They are
 // numbered, and handed out in ascending order; a driver may put several into one local transaction, in that order, and
 // repeats what failed. What PostgreSQL's own position covers is skipped. → Recovered.
@@ -99,6 +105,7 @@ type TellOutcome struct {
 }
 
 func (StreamJournal) action()  {}
+func (StreamAcked) action()    {}
 func (ApplyRecovered) action() {}
 func (TellOutcome) action()    {}
 func (Apply) action()          {}

@@ -15,6 +15,7 @@ type recovery struct {
 	stream   uint64
 	life     uint64 // of the donor, from its first message on
 	next     uint64 // number of the message that is due
+	acked    uint64 // the donor was told that what is numbered up to here is done
 	heard    uint64
 	behind   uint64     // bytes of the donor's journal that it had yet to read
 	caughtUp bool       // the end of the donor's journal was reached
@@ -24,8 +25,10 @@ type recovery struct {
 
 // pendingTxn is an ApplyRecovered that is under way.
 type pendingTxn struct {
-	gid mtm.GID
-	at  uint64
+	gid     mtm.GID
+	at      uint64
+	seq     uint64      // in the stream
+	payload mtm.Payload // without its data
 }
 
 // driveRecovery keeps a stream going, and does what came.
@@ -42,12 +45,32 @@ func (n *Node) driveRecovery() {
 			r.queue = r.queue[1:]
 		}
 	}
+	n.ackStream()
 	if n.donors() != 0 {
 		n.donorAt = n.now
 	}
 	// With nobody online in reach there is nobody to catch up with first: the election finds who is ahead.
 	alone := n.now > n.donorAt+n.cfg.RecoverAfter
 	n.m.SetCaughtUp(r.caughtUp || n.m.IsDonor() || !n.m.Behind() || alone)
+}
+
+// ackStream tells the donor how far this node is: it sends only so much ahead.
+func (n *Node) ackStream() {
+	r := &n.rec
+	if r.stream == 0 {
+		return
+	}
+	done := r.next - 1
+	if len(r.queue) > 0 {
+		done -= uint64(len(r.queue))
+	}
+	if len(n.pending) > 0 {
+		done = min(done, n.pending[0].seq-1)
+	}
+	if done > r.acked {
+		r.acked = done
+		n.send(r.donor, mtm.RecoverAck{Stream: r.stream, Seq: done})
+	}
 }
 
 // stopRecovery forgets what was received and not begun.
@@ -139,7 +162,14 @@ func (n *Node) onRecover(from mtm.NodeID, r mtm.Recover) {
 // onRecoverItem takes in the next message of the stream. A gap ends it, and another is asked for.
 func (n *Node) onRecoverItem(from mtm.NodeID, stream, life, seq uint64, b mtm.Body) {
 	r := &n.rec
-	if n.m == nil || n.m.Online() || from != r.donor || stream != r.stream || seq < r.next {
+	if n.m == nil || n.m.Online() || from != r.donor || stream != r.stream {
+		return
+	}
+	if d, ok := b.(mtm.RecoverDone); ok && seq == 0 {
+		r.heard, r.behind = n.now, d.Behind
+		return
+	}
+	if seq < r.next {
 		return
 	}
 	if seq == 1 {
@@ -215,7 +245,9 @@ func (n *Node) takeCommitted(t *txn, b mtm.RecoverTxn) bool {
 	t.journaled, t.recovered = false, true
 	n.persist(mtm.RecRecover{GID: b.GID, Age: b.Age, Deps: b.Deps, Payload: b.Payload, At: n.recoverAt})
 	n.do(ApplyRecovered{GID: b.GID, At: n.recoverAt, Payload: b.Payload})
-	n.pending = append(n.pending, pendingTxn{gid: b.GID, at: n.recoverAt})
+	p := pendingTxn{gid: b.GID, at: n.recoverAt, seq: b.Seq, payload: b.Payload}
+	p.payload.Data = nil
+	n.pending = append(n.pending, p)
 	return true
 }
 
@@ -336,7 +368,7 @@ func (n *Node) haveRecords() (recs []mtm.Record) {
 		}
 	}
 	for _, p := range n.pending {
-		recs = append(recs, mtm.RecRecover{GID: p.gid, At: p.at})
+		recs = append(recs, mtm.RecRecover{GID: p.gid, At: p.at, Payload: p.payload}) // which the journal must keep
 	}
 	return recs
 }

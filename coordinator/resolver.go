@@ -66,7 +66,7 @@ func (n *Node) onPromised(from mtm.NodeID, p mtm.Promised) {
 // countAttempt moves an attempt on when a quorum has answered.
 func (n *Node) countAttempt(t *txn) {
 	at := t.attempt
-	if !at.phase2 && at.promises.IsMajorityOf(n.gen.Configured) {
+	if !at.phase2 && n.quorum(at.promises) {
 		if t.promised != at.ballot {
 			t.attempt = nil // somebody else is ahead
 			return
@@ -79,7 +79,7 @@ func (n *Node) countAttempt(t *txn) {
 		at.accepts = mtm.Nodes(n.cfg.ID)
 		n.sendAll(n.gen.Configured, mtm.Accept{GID: t.gid, Ballot: at.ballot, Commit: at.commit})
 	}
-	if at.phase2 && at.accepts.IsMajorityOf(n.gen.Configured) {
+	if at.phase2 && n.quorum(at.accepts) {
 		n.decide(t, at.commit)
 	}
 }

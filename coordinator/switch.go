@@ -19,6 +19,7 @@ func (n *Node) startMachine() {
 	}
 	cfg := generations.Config{
 		ID: n.cfg.ID, Initial: n.cfg.Generation, Heartbeat: n.cfg.Heartbeat, Lease: n.cfg.Lease, Silence: n.cfg.Silence,
+		Referee: n.cfg.Referee, Life: n.cfg.Incarnation,
 	}
 	first := n.saved.Gen.Num == 0
 	n.m = generations.New(cfg, n.saved, n.now)
@@ -53,6 +54,9 @@ func (n *Node) takeMachine() (switched bool) {
 	}
 	for _, m := range r.Send {
 		n.send(m.To, m.Body)
+	}
+	for _, q := range r.Ask {
+		n.do(AskReferee{Request: q})
 	}
 	if r.Switch {
 		n.leave()
@@ -137,7 +141,8 @@ func (n *Node) complete() bool {
 }
 
 // becomeOnline: all that was committed in older generations is here, prepared at least. The record of it comes before
-// anything else that is said or done in the new generation, and the mark follows it at once.
+// anything else that is said or done in the new generation. The mark precedes it: were the mark lost in a crash, and not
+// the record, nobody could ever recover from this node.
 func (n *Node) becomeOnline() {
 	// If a generation may have been elected between, without this node, others may have acknowledged what is in doubt here.
 	if !n.m.IsDonor() || n.gen.Num > n.m.State().LastOnline+1 {
@@ -146,9 +151,10 @@ func (n *Node) becomeOnline() {
 		}
 	}
 	n.stopRecovery()
+	n.mark()
 	n.m.BecomeOnline()
 	n.takeMachine()
-	n.mark()
+	n.resolveAlone()
 	n.checkGate()
 	kept := n.kept
 	n.kept = nil

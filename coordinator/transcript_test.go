@@ -388,6 +388,8 @@ func describe(v any) string {
 		return fmt.Sprintf("Wound %s for %s", v.GID, v.For)
 	case mtm.Forget:
 		return fmt.Sprintf("Forget up to %d", v.Upto)
+	case mtm.RecoverAck:
+		return fmt.Sprintf("RecoverAck up to %d", v.Seq)
 	case mtm.RecPrepare:
 		return fmt.Sprintf("prepare %s", v.GID)
 	case mtm.RecPromise:
@@ -419,6 +421,8 @@ func describe(v any) string {
 		return fmt.Sprintf("void above %d", v.Above)
 	case StreamJournal:
 		return fmt.Sprintf("StreamJournal to %d, aborted %v, look up %v", v.To, v.Aborted, v.LookUp)
+	case StreamAcked:
+		return fmt.Sprintf("StreamAcked to %d up to %d", v.To, v.Seq)
 	case ApplyRecovered:
 		return fmt.Sprintf("ApplyRecovered %s at %d", v.GID, v.At)
 	case TellOutcome:

@@ -13,9 +13,10 @@ func (m *Machine) Tick(now uint64) {
 			m.consider(id, g)
 		}
 	}
-	if m.campaign != nil && m.now >= m.campaign.until {
-		m.failed(60)
+	if c := m.campaign; c != nil && (m.now >= c.until || c.asked && m.clique().Contains(c.gen.Configured)) {
+		m.failed(60) // too late, or the peer is back before the referee has answered
 	}
+	m.tellReferee()
 	if m.campaign == nil && m.now >= m.retryAt {
 		m.maybeCampaign()
 	}
@@ -44,8 +45,8 @@ func (m *Machine) Receive(from mtm.NodeID, b mtm.Body) bool {
 	case mtm.Heartbeat:
 		m.onHeartbeat(from, p, b)
 	case mtm.HeartbeatAck:
-		if b.Sent <= m.now && (!p.hasAcked || b.Sent > p.acked) {
-			p.acked, p.hasAcked = b.Sent, true
+		if at, ok := m.sentAt(b.Sent); ok && (!p.hasAcked || at > p.acked) {
+			p.acked, p.hasAcked = at, true
 		}
 	case mtm.Campaign:
 		m.asked[from] = b.Gen
@@ -97,6 +98,7 @@ func (m *Machine) learn(g mtm.Generation, donors mtm.NodeSet) {
 	if m.campaign != nil && m.campaign.gen.Num <= g.Num {
 		m.campaign = nil
 	}
+	m.probe = probing{}
 	m.persist()
 	m.ready.Switch = true
 	m.beat()
@@ -115,6 +117,9 @@ func (m *Machine) consider(from mtm.NodeID, g mtm.Generation) {
 		}
 		m.st.Vote, m.votedAt = g, m.now
 		m.st.Barred = m.st.Barred.Union(g.Configured.Minus(g.Members))
+		if g.Configured != m.st.Gen.Configured {
+			m.st.Barred = m.st.Barred.With(m.cfg.ID) // no referee: see alone
+		}
 		m.highest = max(m.highest, g.Num)
 		m.persist()
 	}
@@ -172,8 +177,12 @@ func (m *Machine) maybeCampaign() {
 	lost := g.Members.Has(m.cfg.ID) && !clique.Contains(g.Members)
 	join := !m.Online() && m.caughtUp && !g.Members.Has(m.cfg.ID)
 	stuck := !m.Online() && g.Members.Has(m.cfg.ID) && m.st.Vote.Num != g.Num && m.caughtUp
-	unsettled := m.st.Vote.Num > g.Num && m.now > m.votedAt+4*m.cfg.promise() // whoever asked for it is gone
-	if !lost && !join && !stuck && !unsettled || !members.IsMajorityOf(g.Configured) {
+	unsettled := m.st.Vote.Num > g.Num && // whoever asked for it is gone, or was this node, which asked the referee
+		(m.now > m.votedAt+4*m.cfg.promise() || m.st.Vote.Sole())
+	if !lost && !join && !stuck && !unsettled || m.Sole() {
+		return
+	}
+	if !members.IsMajorityOf(g.Configured) && (!m.alone(members) || !m.mayStandAlone()) {
 		return
 	}
 	m.campaigns++
@@ -203,10 +212,15 @@ func (m *Machine) onVote(from mtm.NodeID, v mtm.CampaignVote) {
 			return
 		}
 	}
+	if !c.gen.Members.IsMajorityOf(c.gen.Configured) {
+		m.askGrant(c)
+		return
+	}
 	m.win(c)
 }
 
-// win: every proposed member voted, and they are a majority (E1). The donors are the most advanced of them (D1).
+// win: every proposed member voted, and they are a majority (E1) or have the referee's grant (E2). The donors are the
+// most advanced of them (D1).
 func (m *Machine) win(c *campaign) {
 	var donors mtm.NodeSet
 	highest := uint64(0)

@@ -5,10 +5,12 @@ import "mtm"
 // Config is what a Machine must be told. Times are milliseconds.
 type Config struct {
 	ID        mtm.NodeID
+	Life      uint64         // of this process: differs from those of its earlier lives
 	Initial   mtm.Generation // the first generation, in which every member is online
 	Heartbeat uint64         // between two heartbeats; default 50
 	Lease     uint64         // how long an acknowledged heartbeat lets a node answer reads; default 250
 	Silence   uint64         // after which a peer counts as lost; default 700; under 4 leases
+	Referee   bool           // two nodes and a referee: one of them may go on alone, by its grant
 }
 
 func (c Config) withDefaults() Config {
@@ -26,11 +28,12 @@ func (c Config) withDefaults() Config {
 // promise is how long a voter keeps to a lease: longer than its holder may count on, by what clocks may drift.
 func (c Config) promise() uint64 { return c.Lease + c.Lease/10 + 1 }
 
-// Ready is what a step of the machine asks for: persist first, then send, then switch.
+// Ready is what a step of the machine asks for: persist first, then send and ask, then switch.
 type Ready struct {
 	Persist []mtm.Record
 	Send    []mtm.Message
-	Switch  bool // State().Gen is new: leave the old one, and prepare to become online
+	Ask     []mtm.RefereeRequest // whatever comes back goes to RefereeSaid; nothing may come
+	Switch  bool                 // State().Gen is new: leave the old one, and prepare to become online
 }
 
 // Machine decides generations for one node. It is not safe for concurrent use.
@@ -51,6 +54,7 @@ type Machine struct {
 	caughtUp  bool   // has nearly everything: may ask to be a member again
 	campaigns uint64 // how many were begun, to spread them
 	failures  uint64 // how many of them failed, since the last that was won
+	probe     probing
 }
 
 // peer is what is known of another node.
@@ -69,6 +73,7 @@ type campaign struct {
 	gen   mtm.Generation
 	votes map[mtm.NodeID]uint64 // LastOnline of who voted for it
 	until uint64
+	asked bool // the referee, for a grant
 }
 
 // New makes a machine; st is what was persisted last, zero at the very first start.
@@ -119,15 +124,17 @@ func (m *Machine) BecomeOnline() {
 	}
 	m.st.LastOnline = m.st.Gen.Num
 	m.caughtUp = false
+	m.barPeers()
 	m.persist()
 	m.beat() // the others wait to hear it
 }
 
 // Established reports whether nobody outside the members can answer reads at the moment, by Tick's clock: this node has a
 // lease, so a majority is in its generation, and who voted for a later one waits until that lease has run out, or is
-// this node. Ask it right after Tick only: the clock must be fresh.
+// this node; or it goes on alone, and its peer is not online before it has left this generation. Ask it right after Tick
+// only: the clock must be fresh.
 func (m *Machine) Established() bool {
-	return m.Online() && m.st.Vote.Num == m.st.Gen.Num && m.LeaseEnd() > m.now
+	return m.Sole() || m.Online() && m.st.Vote.Num == m.st.Gen.Num && m.LeaseEnd() > m.now
 }
 
 // SetCaughtUp tells whether a node outside the generation has nearly all that its members have.
@@ -188,6 +195,9 @@ func (m *Machine) LeaseEnd() uint64 {
 	if !m.Online() {
 		return 0
 	}
+	if m.Sole() {
+		return m.now + m.cfg.Lease
+	}
 	configured := m.st.Gen.Configured
 	need := configured.Len()/2 + 1 - 1 // besides itself
 	if need <= 0 {
@@ -211,6 +221,19 @@ func (m *Machine) LeaseEnd() uint64 {
 	return best
 }
 
+// lifeShift leaves room for a clock of 500 years in a stamp, and for a million lives in a row.
+const lifeShift = 44
+
+// stamp is what a heartbeat sent now carries, and what comes back with its acknowledgement. The clock begins anew with
+// each life, so an acknowledgement of an earlier one must be told apart.
+func (m *Machine) stamp() uint64 { return m.cfg.Life<<lifeShift | m.now }
+
+// sentAt is when, in this life, a heartbeat with this stamp was sent.
+func (m *Machine) sentAt(stamp uint64) (at uint64, ok bool) {
+	at = stamp & (1<<lifeShift - 1)
+	return at, at <= m.now && stamp == m.cfg.Life<<lifeShift|at
+}
+
 func (m *Machine) persist() { m.ready.Persist = append(m.ready.Persist, m.st) }
 
 func (m *Machine) send(to mtm.NodeID, b mtm.Body) {
@@ -227,7 +250,7 @@ func (m *Machine) others() []mtm.NodeID { return m.st.Gen.Configured.Without(m.c
 func (m *Machine) beat() {
 	for _, id := range m.others() {
 		if m.peers[id].up {
-			m.send(id, mtm.Heartbeat{Sent: m.now, Gen: m.st.Gen, Donors: m.st.Donors, LastOnline: m.st.LastOnline, Connected: m.Connected()})
+			m.send(id, mtm.Heartbeat{Sent: m.stamp(), Gen: m.st.Gen, Donors: m.st.Donors, LastOnline: m.st.LastOnline, Connected: m.Connected()})
 		}
 	}
 	m.beatAt = m.now + m.cfg.Heartbeat

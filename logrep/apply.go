@@ -160,6 +160,7 @@ func (a *Applier) start(ctx context.Context) error {
 			a.before = map[mtm.GID]bool{}
 			for _, x := range found {
 				a.before[x.GID] = true
+				a.cfg.Catalog.prepared(x.GID) // whatever it is
 			}
 			a.open = true
 			a.dispatch()
@@ -226,6 +227,9 @@ func (a *Applier) done(w *applyWorker, job *applyJob, err *mtm.Error) {
 	delete(a.jobs, job.gid)
 	a.unblock(job)
 	a.mu.Unlock()
+	if err == nil && job.payload.Has(mtm.PayloadDDL) {
+		a.cfg.Catalog.prepared(job.gid)
+	}
 	a.sink.Applied(job.gid, err)
 }
 

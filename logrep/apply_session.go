@@ -15,12 +15,13 @@ import (
 // applySession is one worker's connection, with its prepared statements. It speaks the extended protocol itself, so
 // that any number of statements go out in one write.
 type applySession struct {
-	cfg    *Config
-	conn   *pgconn.PgConn
-	fe     *pgproto3.Frontend
-	rels   map[string]*applyRel // by relation message less the sender's OID
-	quirks map[string]quirk     // by quoted name
-	nstmt  int
+	cfg     *Config
+	conn    *pgconn.PgConn
+	fe      *pgproto3.Frontend
+	rels    map[string]*applyRel  // by relation message less the sender's OID
+	quirks  map[string]quirk      // by quoted name
+	fkStmts map[string]*applyStmt // by text
+	nstmt   int
 
 	fresh  []*applyStmt // prepared in the transaction that is running
 	sent   []sentStmt   // whose answers have not been read
@@ -33,7 +34,8 @@ type applySession struct {
 // sentStmt is what must be known of a statement when its answer comes.
 type sentStmt struct {
 	rel *applyRel
-	one bool // it must hit one row
+	one bool        // it must hit one row
+	fk  *foreignKey // it is this one's check
 }
 
 const (
@@ -56,7 +58,7 @@ func (c *Config) openSession(ctx context.Context, n int, app string) (*applySess
 		return nil, err
 	}
 	s := &applySession{
-		cfg: c, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{},
+		cfg: c, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{}, fkStmts: map[string]*applyStmt{},
 	}
 	if err := setOrigin(ctx, conn, fmt.Sprintf("%s%d", originPrefix(app), n)); err != nil {
 		if !noOriginLeft(err) {
@@ -210,7 +212,7 @@ func (s *applySession) answer(note sentStmt) error {
 		case *pgproto3.EmptyQueryResponse:
 			return nil
 		case *pgproto3.ErrorResponse:
-			return &stmtError{rel: note.rel, err: pgconn.ErrorResponseToPgError(msg)}
+			return &stmtError{rel: note.rel, fk: note.fk, err: pgconn.ErrorResponseToPgError(msg)}
 		}
 	}
 }
@@ -307,7 +309,7 @@ func (s *applySession) settled() {
 
 // forget drops every prepared statement: tables have changed, or there are too many. Not while answers are on their way.
 func (s *applySession) forget() error {
-	s.rels = map[string]*applyRel{}
+	s.rels, s.fkStmts = map[string]*applyRel{}, map[string]*applyStmt{}
 	s.fresh, s.nstmt = s.fresh[:0], 0
 	return s.simple("DEALLOCATE ALL")
 }

@@ -182,6 +182,9 @@ func (a *Applier) curable(s *applySession, err error) (again, news bool) {
 	if _, missing := missingRow(err); missing {
 		return false, false
 	}
+	if _, _, missing := missingParent(err); missing {
+		return false, false
+	}
 	if st.rel != nil && s.learnFrom(st) {
 		return true, true
 	}

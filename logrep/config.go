@@ -28,6 +28,8 @@ type Config struct {
 	Grace           time.Duration // how long an apply may run before the lock monitor looks untold; default 50 ms
 	DeadlockTimeout time.Duration // deadlock_timeout of the other sessions; default 1 s
 	FinishConns     int           // connections that end prepared transactions; default 4
+	Catalog         *Catalog      // shared by all parts of a node
+	RecoverOrigin   string        // replication origin that keeps the position of recovery; default "mtm_recovered"
 
 	onWait func() // PostgreSQL says that the session waits for a lock
 }
@@ -91,6 +93,10 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Grace, 50*time.Millisecond)
 	setDefault(&c.DeadlockTimeout, time.Second)
 	setDefault(&c.FinishConns, 4)
+	if c.Catalog == nil {
+		c.Catalog = NewCatalog()
+	}
+	setDefault(&c.RecoverOrigin, "mtm_recovered")
 	return c
 }
 

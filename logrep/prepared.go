@@ -15,6 +15,7 @@ const (
 	appApply   = "mtm_apply"
 	appFinish  = "mtm_finish"
 	appMonitor = "mtm_monitor"
+	appRecover = "mtm_recover"
 )
 
 // PreparedXact is a prepared transaction of mtm that PostgreSQL holds.

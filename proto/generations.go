@@ -32,6 +32,8 @@ func encodeGenerations(p *mtmpb.Message, body mtm.Body) {
 	case mtm.RecoverDone:
 		p.Body = &mtmpb.Message_RecoverDone{RecoverDone: &mtmpb.RecoverDone{Stream: b.Stream, Seq: b.Seq, Life: b.Life,
 			Gen: b.Gen, Behind: b.Behind, Forgotten: encodeDeps(b.Forgotten)}}
+	case mtm.RecoverAck:
+		p.Body = &mtmpb.Message_RecoverAck{RecoverAck: &mtmpb.RecoverAck{Stream: b.Stream, Seq: b.Seq}}
 	}
 }
 
@@ -62,6 +64,8 @@ func (d *decoder) generations(p *mtmpb.Message) mtm.Body {
 		r := b.RecoverDone
 		return mtm.RecoverDone{Stream: r.GetStream(), Seq: r.GetSeq(), Life: r.GetLife(), Gen: r.GetGen(), Behind: r.GetBehind(),
 			Forgotten: d.deps(r.GetForgotten())}
+	case *mtmpb.Message_RecoverAck:
+		return mtm.RecoverAck{Stream: b.RecoverAck.GetStream(), Seq: b.RecoverAck.GetSeq()}
 	}
 	return nil
 }

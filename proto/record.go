@@ -110,3 +110,16 @@ func CheckRecord(r mtm.Record) error {
 	_, err := decodeRecord(encodeRecord(r))
 	return err
 }
+
+// AboutRecovery reports whether data, as AppendRecord wrote it, may be a record that another node's recovery needs: a
+// payload, an outcome or a mark. It looks at the field number only.
+func AboutRecovery(data []byte) bool {
+	if len(data) < 2 {
+		return true // ParseRecord says what is wrong
+	}
+	switch data[1] >> 3 {
+	case 2, 3, 5, 6, 7, 8, 9, 12, 13: // mtm.proto, message Record: promise, accept, reserve, …
+		return false
+	}
+	return true
+}

@@ -8,4 +8,6 @@
 //	2  wrong usage: nothing was tried
 //	3  a node could not be reached
 //	4  a prerequisite is not met: nothing was changed
+//	5  verify: nodes differ
+//	6  verify: nothing differs for certain, but something changed all the time and could not be compared
 package main

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mtm/cmd/mtmctl/admin"
+	"mtm/cmd/mtmctl/verify"
 )
 
 // The exit codes; they are part of the interface.
@@ -23,6 +24,8 @@ const (
 	exitUsage        = 2
 	exitNotReachable = 3
 	exitPrecheck     = 4
+	exitDiffer       = 5
+	exitUndecided    = 6
 )
 
 // version is set by the linker (Makefile).
@@ -61,8 +64,12 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &usage), isCobraUsage(err):
 		return exitUsage
-	case errors.Is(err, admin.ErrNotReachable):
+	case errors.Is(err, admin.ErrNotReachable), errors.Is(err, verify.ErrConnect):
 		return exitNotReachable
+	case errors.Is(err, errDiffer):
+		return exitDiffer
+	case errors.Is(err, errUndecided):
+		return exitUndecided
 	case errors.Is(err, admin.ErrPrecheck):
 		return exitPrecheck
 	}
@@ -86,7 +93,8 @@ func newRoot() *cobra.Command {
 		Long: `mtmctl makes a cluster of nodes, asks them how they are, makes certificates, and runs whole clusters on this
 machine for trying and testing (devcluster).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a node could not be reached, 4 a prerequisite is not met.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a node could not be reached, 4 a prerequisite is not met, 5 nodes differ
+(verify), 6 it could not be decided whether they do (verify).`,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if o := outputOf(cmd); o != "text" && o != "json" {
@@ -97,7 +105,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a node could not be reached, 4 a 
 	}
 	root.PersistentFlags().String("output", "text", "form of results: text or json")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInitCluster(), newStatus(), newNodes(), newCert(), newDevcluster(), newVersion())
+	root.AddCommand(newInitCluster(), newStatus(), newNodes(), newVerify(), newCert(), newDevcluster(), newVersion())
 	return root
 }
 

@@ -40,16 +40,23 @@ func (j *Journal) Append(recs []mtm.Record, sync bool) (first uint64, err error)
 // encode adds recs to what is pending: all of them or none.
 func (j *Journal) encode(recs []mtm.Record) error {
 	start, frames, next := len(j.pending), len(j.ends), j.next
+	facts := j.facts
 	for _, r := range recs {
 		if err := proto.CheckRecord(r); err != nil {
-			j.pending, j.ends, j.next = j.pending[:start], j.ends[:frames], next
+			j.pending, j.ends, j.next, j.facts = j.pending[:start], j.ends[:frames], next, facts
 			return fmt.Errorf("journal: %w", err)
 		}
 		at := len(j.pending)
 		j.pending = proto.AppendRecord(beginFrame(j.pending), r)
 		j.pending = endFrame(j.pending, at, j.next, j.durable)
 		j.ends = append(j.ends, len(j.pending))
+		j.facts = append(j.facts, factOf(r))
 		j.next++
+	}
+	for i, f := range j.facts[len(facts):] {
+		if f.spill != "" {
+			j.named[f.spill] = spillRef{Index: next + uint64(i), Size: f.size}
+		}
 	}
 	return nil
 }
@@ -94,6 +101,7 @@ func (j *Journal) syncTail(upto uint64) error {
 		return j.fail("fdatasync", err)
 	}
 	j.durable = upto
+	j.wakeWatchers()
 	return nil
 }
 
@@ -104,6 +112,7 @@ func (j *Journal) flushLocked() error {
 		n := frames
 		for n < len(j.ends) && j.offset+int64(j.ends[n]-done) <= j.size {
 			j.note(j.offset + int64(j.start(n)-done))
+			j.sum.note(j.next-uint64(len(j.ends)-n), j.facts[n])
 			n++
 		}
 		if n > frames {
@@ -118,7 +127,7 @@ func (j *Journal) flushLocked() error {
 			}
 		}
 	}
-	j.pending, j.ends = j.pending[:0], j.ends[:0]
+	j.pending, j.ends, j.facts = j.pending[:0], j.ends[:0], j.facts[:0]
 	if cap(j.pending) > 4*flushAt {
 		j.pending = nil // a rare large batch keeps no memory
 	}
@@ -156,6 +165,8 @@ func (j *Journal) roll(base uint64) error {
 		return j.fail("new segment", err)
 	}
 	old := j.tail
+	j.saveSummary(j.segments[len(j.segments)-1].base, j.sum)
+	j.sum = newSummary()
 	j.segments, j.tail, j.offset = append(j.segments, s), f, segHeader
 	if err := old.Close(); err != nil {
 		return j.fail("close", err)
@@ -176,5 +187,6 @@ func (j *Journal) note(offset int64) {
 func (j *Journal) fail(what string, err error) error {
 	j.failed = fmt.Errorf("journal: %s in %s: %w; the journal takes nothing more until the process is started anew",
 		what, j.dir, err)
+	j.wakeWatchers()
 	return j.failed
 }

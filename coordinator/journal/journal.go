@@ -16,6 +16,7 @@ import (
 // Options of Open. The zero value is good.
 type Options struct {
 	SegmentSize int64        // bytes; 0: 64 MiB; at least 4 MiB, room for the largest record
+	Retention   Retention    // how much of what precedes the last checkpoint is kept
 	Logger      *slog.Logger // nil: slog.Default()
 }
 
@@ -56,6 +57,7 @@ type Journal struct {
 	id     string
 	spills *Spills
 	size   int64 // of a segment
+	retain Retention
 
 	mu       sync.Mutex
 	failed   error // sticky
@@ -64,9 +66,17 @@ type Journal struct {
 	offset   int64    // in tail, where the next write goes
 	pending  []byte   // frames not written yet
 	ends     []int    // in pending, where each frame ends
-	first    uint64   // index of the first record that is kept
-	next     uint64   // index of the next record
-	durable  uint64   // everything up to it is synced
+	facts    []fact   // of each frame in pending
+	sum      *summary // of the last segment
+	gone     gone     // what was given up
+	named    map[string]spillRef
+	held     map[string]int  // spill files that are being sent
+	unwanted map[string]bool // of those, the ones to remove then
+	replay   uint64          // index of the first record that a restart needs
+	watchers map[chan struct{}]struct{}
+	first    uint64 // index of the first record that is kept
+	next     uint64 // index of the next record
+	durable  uint64 // everything up to it is synced
 }
 
 // Open opens the journal in dir, and makes one if dir is empty or not there. A journal that another process has open,
@@ -81,7 +91,7 @@ func Open(dir string, opts Options) (*Journal, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	for _, d := range []string{dir, filepath.Join(dir, "log"), filepath.Join(dir, "spill")} {
+	for _, d := range []string{dir, filepath.Join(dir, "log"), filepath.Join(dir, "spill"), filepath.Join(dir, "sum")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
 		}
@@ -90,7 +100,11 @@ func Open(dir string, opts Options) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{dir: dir, log: opts.Logger, lock: lock, size: opts.SegmentSize}
+	j := &Journal{
+		dir: dir, log: opts.Logger, lock: lock, size: opts.SegmentSize, retain: opts.Retention.withDefaults(),
+		sum: newSummary(), named: map[string]spillRef{}, held: map[string]int{}, unwanted: map[string]bool{},
+		watchers: map[chan struct{}]struct{}{},
+	}
 	if err := j.open(); err != nil {
 		return nil, errors.Join(err, j.release())
 	}
@@ -111,7 +125,10 @@ func (j *Journal) open() (err error) {
 	if len(j.segments) == 0 {
 		return j.begin(fresh)
 	}
-	return j.recover()
+	if err := j.recover(); err != nil {
+		return err
+	}
+	return j.findSpills()
 }
 
 // begin starts the log of a new journal.
@@ -193,6 +210,7 @@ func (j *Journal) Close() error {
 		}
 	}
 	j.failed = ErrClosed
+	j.wakeWatchers()
 	return errors.Join(err, j.release())
 }
 

@@ -32,7 +32,7 @@ func (j *Journal) recover() error {
 	s := newScanner(f, segHeader, last.base)
 	for {
 		at := s.offset
-		_, ok, err := s.scan()
+		fr, ok, err := s.scan()
 		if err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
@@ -40,6 +40,9 @@ func (j *Journal) recover() error {
 			break
 		}
 		j.note(at)
+		if err := j.sum.read(fr); err != nil {
+			return &CorruptError{Path: last.path, Offset: at, Index: fr.index, What: err.Error()}
+		}
 	}
 	j.offset, j.next = s.offset, s.next
 	if err := j.cutTail(last); err != nil {
@@ -132,12 +135,12 @@ func (j *Journal) readable(from uint64) (span, error) {
 	return out, nil
 }
 
-// Replay calls fn for each record from index from (0: the first that is kept) to the one that was last when it began,
+// Replay calls fn for each record from index from (0: the last checkpoint) to the one that was last when it began,
 // synced or not. It ends at the first error, fn's too. The journal may be appended to and truncated meanwhile;
 // truncating what is still to come gives ErrTruncated.
 func (j *Journal) Replay(from uint64, fn func(index uint64, r mtm.Record) error) error {
 	if from == 0 {
-		from = j.First()
+		from = j.ReplayFrom()
 	}
 	span, err := j.readable(from)
 	if err != nil {
@@ -216,33 +219,4 @@ func (j *Journal) Read(index uint64) (r mtm.Record, err error) {
 		return nil
 	})
 	return r, err
-}
-
-// Truncate gives up the records before the given index. Their space comes back by whole segments.
-func (j *Journal) Truncate(before uint64) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.failed != nil {
-		return j.failed
-	}
-	if before <= j.first {
-		return nil
-	}
-	if before > j.next {
-		return fmt.Errorf("journal: truncate before %d: the last record is %d", before, j.next-1)
-	}
-	if err := j.syncLocked(); err != nil { // state.db may not know of records that the log lacks
-		return err
-	}
-	if err := j.putState(keyFirst, encodeIndex(before)); err != nil {
-		return err
-	}
-	j.first = before
-	for len(j.segments) > 1 && j.segments[1].base <= before {
-		if err := os.Remove(j.segments[0].path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("journal: %w", err) // the next Truncate tries again
-		}
-		j.segments = j.segments[1:]
-	}
-	return nil
 }

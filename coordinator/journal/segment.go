@@ -192,3 +192,9 @@ func ignoreEOF(err error) error {
 	}
 	return err
 }
+
+// reset makes s read on from where it is, with nothing buffered.
+func (s *scanner) reset(f io.ReaderAt) {
+	const all = 1 << 62
+	s.r.Reset(io.NewSectionReader(f, s.offset, all))
+}

@@ -18,10 +18,12 @@ var (
 )
 
 const (
-	keyID    = "id"
-	keyBegun = "begun" // the log's first segment was made
-	keyFirst = "first" // Truncate
-	keyLast  = "last"  // synced when the journal was closed
+	keyID     = "id"
+	keyBegun  = "begun"  // the log's first segment was made
+	keyFirst  = "first"  // Truncate
+	keyLast   = "last"   // synced when the journal was closed
+	keyReplay = "replay" // Checkpoint
+	keyGone   = "gone"   // what Truncate gave up
 )
 
 // maxValue bounds what Put takes: state.db is for small things.
@@ -58,6 +60,12 @@ func (j *Journal) openState() (fresh bool, err error) {
 		return false, err
 	}
 	j.first = max(j.first, 1)
+	if j.replay, err = j.getIndex(keyReplay); err != nil {
+		return false, err
+	}
+	if j.gone, err = j.loadGone(); err != nil {
+		return false, err
+	}
 	return fresh, nil
 }
 

@@ -1114,6 +1114,7 @@ type Message struct {
 	//	*Message_Recover
 	//	*Message_RecoverTxn
 	//	*Message_RecoverDone
+	//	*Message_RecoverAck
 	Body          isMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1341,6 +1342,15 @@ func (x *Message) GetRecoverDone() *RecoverDone {
 	return nil
 }
 
+func (x *Message) GetRecoverAck() *RecoverAck {
+	if x != nil {
+		if x, ok := x.Body.(*Message_RecoverAck); ok {
+			return x.RecoverAck
+		}
+	}
+	return nil
+}
+
 type isMessage_Body interface {
 	isMessage_Body()
 }
@@ -1421,6 +1431,10 @@ type Message_RecoverDone struct {
 	RecoverDone *RecoverDone `protobuf:"bytes,34,opt,name=recover_done,json=recoverDone,proto3,oneof"`
 }
 
+type Message_RecoverAck struct {
+	RecoverAck *RecoverAck `protobuf:"bytes,35,opt,name=recover_ack,json=recoverAck,proto3,oneof"`
+}
+
 func (*Message_Prepare) isMessage_Body() {}
 
 func (*Message_Vote) isMessage_Body() {}
@@ -1458,6 +1472,8 @@ func (*Message_Recover) isMessage_Body() {}
 func (*Message_RecoverTxn) isMessage_Body() {}
 
 func (*Message_RecoverDone) isMessage_Body() {}
+
+func (*Message_RecoverAck) isMessage_Body() {}
 
 type Prepare struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2736,6 +2752,58 @@ func (x *RecoverDone) GetForgotten() []*OriginDeps {
 	return nil
 }
 
+type RecoverAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverAck) Reset() {
+	*x = RecoverAck{}
+	mi := &file_mtm_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverAck) ProtoMessage() {}
+
+func (x *RecoverAck) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverAck.ProtoReflect.Descriptor instead.
+func (*RecoverAck) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RecoverAck) GetStream() uint64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *RecoverAck) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
 // Record is one entry of the journal. On disk it follows one byte: the version of the format.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2761,7 +2829,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_mtm_proto_msgTypes[40]
+	mi := &file_mtm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2841,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[40]
+	mi := &file_mtm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2854,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{40}
+	return file_mtm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Record) GetBody() isRecord_Body {
@@ -3009,7 +3077,7 @@ type RecPrepare struct {
 
 func (x *RecPrepare) Reset() {
 	*x = RecPrepare{}
-	mi := &file_mtm_proto_msgTypes[41]
+	mi := &file_mtm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3021,7 +3089,7 @@ func (x *RecPrepare) String() string {
 func (*RecPrepare) ProtoMessage() {}
 
 func (x *RecPrepare) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[41]
+	mi := &file_mtm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3034,7 +3102,7 @@ func (x *RecPrepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecPrepare.ProtoReflect.Descriptor instead.
 func (*RecPrepare) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{41}
+	return file_mtm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RecPrepare) GetGid() *GID {
@@ -3089,7 +3157,7 @@ type RecPromise struct {
 
 func (x *RecPromise) Reset() {
 	*x = RecPromise{}
-	mi := &file_mtm_proto_msgTypes[42]
+	mi := &file_mtm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3169,7 @@ func (x *RecPromise) String() string {
 func (*RecPromise) ProtoMessage() {}
 
 func (x *RecPromise) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[42]
+	mi := &file_mtm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3182,7 @@ func (x *RecPromise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecPromise.ProtoReflect.Descriptor instead.
 func (*RecPromise) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{42}
+	return file_mtm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RecPromise) GetGid() *GID {
@@ -3142,7 +3210,7 @@ type RecAccept struct {
 
 func (x *RecAccept) Reset() {
 	*x = RecAccept{}
-	mi := &file_mtm_proto_msgTypes[43]
+	mi := &file_mtm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3222,7 @@ func (x *RecAccept) String() string {
 func (*RecAccept) ProtoMessage() {}
 
 func (x *RecAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[43]
+	mi := &file_mtm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3235,7 @@ func (x *RecAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecAccept.ProtoReflect.Descriptor instead.
 func (*RecAccept) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{43}
+	return file_mtm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RecAccept) GetGid() *GID {
@@ -3201,7 +3269,7 @@ type RecDecide struct {
 
 func (x *RecDecide) Reset() {
 	*x = RecDecide{}
-	mi := &file_mtm_proto_msgTypes[44]
+	mi := &file_mtm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3281,7 @@ func (x *RecDecide) String() string {
 func (*RecDecide) ProtoMessage() {}
 
 func (x *RecDecide) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[44]
+	mi := &file_mtm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3294,7 @@ func (x *RecDecide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecDecide.ProtoReflect.Descriptor instead.
 func (*RecDecide) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{44}
+	return file_mtm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RecDecide) GetGid() *GID {
@@ -3252,7 +3320,7 @@ type RecReserve struct {
 
 func (x *RecReserve) Reset() {
 	*x = RecReserve{}
-	mi := &file_mtm_proto_msgTypes[45]
+	mi := &file_mtm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3332,7 @@ func (x *RecReserve) String() string {
 func (*RecReserve) ProtoMessage() {}
 
 func (x *RecReserve) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[45]
+	mi := &file_mtm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3345,7 @@ func (x *RecReserve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecReserve.ProtoReflect.Descriptor instead.
 func (*RecReserve) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{45}
+	return file_mtm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RecReserve) GetUpto() uint64 {
@@ -3297,7 +3365,7 @@ type RecForget struct {
 
 func (x *RecForget) Reset() {
 	*x = RecForget{}
-	mi := &file_mtm_proto_msgTypes[46]
+	mi := &file_mtm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3377,7 @@ func (x *RecForget) String() string {
 func (*RecForget) ProtoMessage() {}
 
 func (x *RecForget) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[46]
+	mi := &file_mtm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3390,7 @@ func (x *RecForget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecForget.ProtoReflect.Descriptor instead.
 func (*RecForget) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{46}
+	return file_mtm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RecForget) GetOrigin() uint32 {
@@ -3348,7 +3416,7 @@ type RecCheckpoint struct {
 
 func (x *RecCheckpoint) Reset() {
 	*x = RecCheckpoint{}
-	mi := &file_mtm_proto_msgTypes[47]
+	mi := &file_mtm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3360,7 +3428,7 @@ func (x *RecCheckpoint) String() string {
 func (*RecCheckpoint) ProtoMessage() {}
 
 func (x *RecCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[47]
+	mi := &file_mtm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3373,7 +3441,7 @@ func (x *RecCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecCheckpoint.ProtoReflect.Descriptor instead.
 func (*RecCheckpoint) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{47}
+	return file_mtm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RecCheckpoint) GetGeneration() *Generation {
@@ -3391,7 +3459,7 @@ type RecCheckpointEnd struct {
 
 func (x *RecCheckpointEnd) Reset() {
 	*x = RecCheckpointEnd{}
-	mi := &file_mtm_proto_msgTypes[48]
+	mi := &file_mtm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +3471,7 @@ func (x *RecCheckpointEnd) String() string {
 func (*RecCheckpointEnd) ProtoMessage() {}
 
 func (x *RecCheckpointEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[48]
+	mi := &file_mtm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +3484,7 @@ func (x *RecCheckpointEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecCheckpointEnd.ProtoReflect.Descriptor instead.
 func (*RecCheckpointEnd) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{48}
+	return file_mtm_proto_rawDescGZIP(), []int{49}
 }
 
 type RecGeneration struct {
@@ -3432,7 +3500,7 @@ type RecGeneration struct {
 
 func (x *RecGeneration) Reset() {
 	*x = RecGeneration{}
-	mi := &file_mtm_proto_msgTypes[49]
+	mi := &file_mtm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3444,7 +3512,7 @@ func (x *RecGeneration) String() string {
 func (*RecGeneration) ProtoMessage() {}
 
 func (x *RecGeneration) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[49]
+	mi := &file_mtm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3457,7 +3525,7 @@ func (x *RecGeneration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecGeneration.ProtoReflect.Descriptor instead.
 func (*RecGeneration) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{49}
+	return file_mtm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RecGeneration) GetGen() *Generation {
@@ -3506,7 +3574,7 @@ type RecMark struct {
 
 func (x *RecMark) Reset() {
 	*x = RecMark{}
-	mi := &file_mtm_proto_msgTypes[50]
+	mi := &file_mtm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3586,7 @@ func (x *RecMark) String() string {
 func (*RecMark) ProtoMessage() {}
 
 func (x *RecMark) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[50]
+	mi := &file_mtm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3599,7 @@ func (x *RecMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecMark.ProtoReflect.Descriptor instead.
 func (*RecMark) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{50}
+	return file_mtm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RecMark) GetGen() *Generation {
@@ -3568,7 +3636,7 @@ type RecRecover struct {
 
 func (x *RecRecover) Reset() {
 	*x = RecRecover{}
-	mi := &file_mtm_proto_msgTypes[51]
+	mi := &file_mtm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +3648,7 @@ func (x *RecRecover) String() string {
 func (*RecRecover) ProtoMessage() {}
 
 func (x *RecRecover) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[51]
+	mi := &file_mtm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +3661,7 @@ func (x *RecRecover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecRecover.ProtoReflect.Descriptor instead.
 func (*RecRecover) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{51}
+	return file_mtm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RecRecover) GetGid() *GID {
@@ -3640,7 +3708,7 @@ type RecVoid struct {
 
 func (x *RecVoid) Reset() {
 	*x = RecVoid{}
-	mi := &file_mtm_proto_msgTypes[52]
+	mi := &file_mtm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3652,7 +3720,7 @@ func (x *RecVoid) String() string {
 func (*RecVoid) ProtoMessage() {}
 
 func (x *RecVoid) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[52]
+	mi := &file_mtm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3665,7 +3733,7 @@ func (x *RecVoid) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecVoid.ProtoReflect.Descriptor instead.
 func (*RecVoid) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{52}
+	return file_mtm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RecVoid) GetAbove() uint64 {
@@ -3685,7 +3753,7 @@ type RecHave struct {
 
 func (x *RecHave) Reset() {
 	*x = RecHave{}
-	mi := &file_mtm_proto_msgTypes[53]
+	mi := &file_mtm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +3765,7 @@ func (x *RecHave) String() string {
 func (*RecHave) ProtoMessage() {}
 
 func (x *RecHave) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[53]
+	mi := &file_mtm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +3778,7 @@ func (x *RecHave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecHave.ProtoReflect.Descriptor instead.
 func (*RecHave) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{53}
+	return file_mtm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RecHave) GetOrigin() uint32 {
@@ -3805,7 +3873,7 @@ const file_mtm_proto_rawDesc = "" +
 	"\amembers\x18\x02 \x01(\x04R\amembers\x12\x1e\n" +
 	"\n" +
 	"configured\x18\x03 \x01(\x04R\n" +
-	"configured\"\xa5\a\n" +
+	"configured\"\xdc\a\n" +
 	"\aMessage\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\rR\x02to\x12+\n" +
@@ -3828,7 +3896,9 @@ const file_mtm_proto_rawDesc = "" +
 	"\arecover\x18  \x01(\v2\x0f.mtm.v1.RecoverH\x00R\arecover\x125\n" +
 	"\vrecover_txn\x18! \x01(\v2\x12.mtm.v1.RecoverTxnH\x00R\n" +
 	"recoverTxn\x128\n" +
-	"\frecover_done\x18\" \x01(\v2\x13.mtm.v1.RecoverDoneH\x00R\vrecoverDoneB\x06\n" +
+	"\frecover_done\x18\" \x01(\v2\x13.mtm.v1.RecoverDoneH\x00R\vrecoverDone\x125\n" +
+	"\vrecover_ack\x18# \x01(\v2\x12.mtm.v1.RecoverAckH\x00R\n" +
+	"recoverAckB\x06\n" +
 	"\x04body\"\x8d\x01\n" +
 	"\aPrepare\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x10\n" +
@@ -3920,7 +3990,11 @@ const file_mtm_proto_rawDesc = "" +
 	"\x04life\x18\x03 \x01(\x04R\x04life\x12\x10\n" +
 	"\x03gen\x18\x04 \x01(\x04R\x03gen\x12\x16\n" +
 	"\x06behind\x18\x05 \x01(\x04R\x06behind\x120\n" +
-	"\tforgotten\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\tforgotten\"\x81\x05\n" +
+	"\tforgotten\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\tforgotten\"6\n" +
+	"\n" +
+	"RecoverAck\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\x81\x05\n" +
 	"\x06Record\x12.\n" +
 	"\aprepare\x18\x01 \x01(\v2\x12.mtm.v1.RecPrepareH\x00R\aprepare\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x12.mtm.v1.RecPromiseH\x00R\apromise\x12+\n" +
@@ -4013,7 +4087,7 @@ func file_mtm_proto_rawDescGZIP() []byte {
 	return file_mtm_proto_rawDescData
 }
 
-var file_mtm_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_mtm_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_mtm_proto_goTypes = []any{
 	(*AdminRequest)(nil),     // 0: mtm.v1.AdminRequest
 	(*AdminResponse)(nil),    // 1: mtm.v1.AdminResponse
@@ -4055,20 +4129,21 @@ var file_mtm_proto_goTypes = []any{
 	(*Recover)(nil),          // 37: mtm.v1.Recover
 	(*RecoverTxn)(nil),       // 38: mtm.v1.RecoverTxn
 	(*RecoverDone)(nil),      // 39: mtm.v1.RecoverDone
-	(*Record)(nil),           // 40: mtm.v1.Record
-	(*RecPrepare)(nil),       // 41: mtm.v1.RecPrepare
-	(*RecPromise)(nil),       // 42: mtm.v1.RecPromise
-	(*RecAccept)(nil),        // 43: mtm.v1.RecAccept
-	(*RecDecide)(nil),        // 44: mtm.v1.RecDecide
-	(*RecReserve)(nil),       // 45: mtm.v1.RecReserve
-	(*RecForget)(nil),        // 46: mtm.v1.RecForget
-	(*RecCheckpoint)(nil),    // 47: mtm.v1.RecCheckpoint
-	(*RecCheckpointEnd)(nil), // 48: mtm.v1.RecCheckpointEnd
-	(*RecGeneration)(nil),    // 49: mtm.v1.RecGeneration
-	(*RecMark)(nil),          // 50: mtm.v1.RecMark
-	(*RecRecover)(nil),       // 51: mtm.v1.RecRecover
-	(*RecVoid)(nil),          // 52: mtm.v1.RecVoid
-	(*RecHave)(nil),          // 53: mtm.v1.RecHave
+	(*RecoverAck)(nil),       // 40: mtm.v1.RecoverAck
+	(*Record)(nil),           // 41: mtm.v1.Record
+	(*RecPrepare)(nil),       // 42: mtm.v1.RecPrepare
+	(*RecPromise)(nil),       // 43: mtm.v1.RecPromise
+	(*RecAccept)(nil),        // 44: mtm.v1.RecAccept
+	(*RecDecide)(nil),        // 45: mtm.v1.RecDecide
+	(*RecReserve)(nil),       // 46: mtm.v1.RecReserve
+	(*RecForget)(nil),        // 47: mtm.v1.RecForget
+	(*RecCheckpoint)(nil),    // 48: mtm.v1.RecCheckpoint
+	(*RecCheckpointEnd)(nil), // 49: mtm.v1.RecCheckpointEnd
+	(*RecGeneration)(nil),    // 50: mtm.v1.RecGeneration
+	(*RecMark)(nil),          // 51: mtm.v1.RecMark
+	(*RecRecover)(nil),       // 52: mtm.v1.RecRecover
+	(*RecVoid)(nil),          // 53: mtm.v1.RecVoid
+	(*RecHave)(nil),          // 54: mtm.v1.RecHave
 }
 var file_mtm_proto_depIdxs = []int32{
 	2,  // 0: mtm.v1.Hello.end:type_name -> mtm.v1.End
@@ -4101,82 +4176,83 @@ var file_mtm_proto_depIdxs = []int32{
 	37, // 27: mtm.v1.Message.recover:type_name -> mtm.v1.Recover
 	38, // 28: mtm.v1.Message.recover_txn:type_name -> mtm.v1.RecoverTxn
 	39, // 29: mtm.v1.Message.recover_done:type_name -> mtm.v1.RecoverDone
-	12, // 30: mtm.v1.Prepare.gid:type_name -> mtm.v1.GID
-	15, // 31: mtm.v1.Prepare.deps:type_name -> mtm.v1.OriginDeps
-	16, // 32: mtm.v1.Prepare.payload:type_name -> mtm.v1.Payload
-	12, // 33: mtm.v1.Vote.gid:type_name -> mtm.v1.GID
-	14, // 34: mtm.v1.Vote.err:type_name -> mtm.v1.Error
-	12, // 35: mtm.v1.Accept.gid:type_name -> mtm.v1.GID
-	13, // 36: mtm.v1.Accept.ballot:type_name -> mtm.v1.Ballot
-	12, // 37: mtm.v1.Accepted.gid:type_name -> mtm.v1.GID
-	13, // 38: mtm.v1.Accepted.ballot:type_name -> mtm.v1.Ballot
-	12, // 39: mtm.v1.Collect.gid:type_name -> mtm.v1.GID
-	13, // 40: mtm.v1.Collect.ballot:type_name -> mtm.v1.Ballot
-	12, // 41: mtm.v1.Promised.gid:type_name -> mtm.v1.GID
-	13, // 42: mtm.v1.Promised.ballot:type_name -> mtm.v1.Ballot
-	13, // 43: mtm.v1.Promised.accepted:type_name -> mtm.v1.Ballot
-	12, // 44: mtm.v1.Rejected.gid:type_name -> mtm.v1.GID
-	13, // 45: mtm.v1.Rejected.ballot:type_name -> mtm.v1.Ballot
-	13, // 46: mtm.v1.Rejected.promised:type_name -> mtm.v1.Ballot
-	12, // 47: mtm.v1.Decided.gid:type_name -> mtm.v1.GID
-	12, // 48: mtm.v1.Finished.gid:type_name -> mtm.v1.GID
-	12, // 49: mtm.v1.Wound.gid:type_name -> mtm.v1.GID
-	12, // 50: mtm.v1.Wound.for:type_name -> mtm.v1.GID
-	17, // 51: mtm.v1.Beat.gen:type_name -> mtm.v1.Generation
-	17, // 52: mtm.v1.Campaign.gen:type_name -> mtm.v1.Generation
-	17, // 53: mtm.v1.CampaignVote.gen:type_name -> mtm.v1.Generation
-	17, // 54: mtm.v1.Elected.gen:type_name -> mtm.v1.Generation
-	35, // 55: mtm.v1.OriginHave.above:type_name -> mtm.v1.Span
-	36, // 56: mtm.v1.Recover.have:type_name -> mtm.v1.OriginHave
-	12, // 57: mtm.v1.Recover.undecided:type_name -> mtm.v1.GID
-	12, // 58: mtm.v1.RecoverTxn.gid:type_name -> mtm.v1.GID
-	15, // 59: mtm.v1.RecoverTxn.deps:type_name -> mtm.v1.OriginDeps
-	16, // 60: mtm.v1.RecoverTxn.payload:type_name -> mtm.v1.Payload
-	15, // 61: mtm.v1.RecoverDone.forgotten:type_name -> mtm.v1.OriginDeps
-	41, // 62: mtm.v1.Record.prepare:type_name -> mtm.v1.RecPrepare
-	42, // 63: mtm.v1.Record.promise:type_name -> mtm.v1.RecPromise
-	43, // 64: mtm.v1.Record.accept:type_name -> mtm.v1.RecAccept
-	44, // 65: mtm.v1.Record.decide:type_name -> mtm.v1.RecDecide
-	45, // 66: mtm.v1.Record.reserve:type_name -> mtm.v1.RecReserve
-	46, // 67: mtm.v1.Record.forget:type_name -> mtm.v1.RecForget
-	47, // 68: mtm.v1.Record.checkpoint:type_name -> mtm.v1.RecCheckpoint
-	48, // 69: mtm.v1.Record.checkpoint_end:type_name -> mtm.v1.RecCheckpointEnd
-	49, // 70: mtm.v1.Record.generation:type_name -> mtm.v1.RecGeneration
-	50, // 71: mtm.v1.Record.mark:type_name -> mtm.v1.RecMark
-	51, // 72: mtm.v1.Record.recover:type_name -> mtm.v1.RecRecover
-	52, // 73: mtm.v1.Record.void:type_name -> mtm.v1.RecVoid
-	53, // 74: mtm.v1.Record.have:type_name -> mtm.v1.RecHave
-	12, // 75: mtm.v1.RecPrepare.gid:type_name -> mtm.v1.GID
-	15, // 76: mtm.v1.RecPrepare.deps:type_name -> mtm.v1.OriginDeps
-	16, // 77: mtm.v1.RecPrepare.payload:type_name -> mtm.v1.Payload
-	12, // 78: mtm.v1.RecPromise.gid:type_name -> mtm.v1.GID
-	13, // 79: mtm.v1.RecPromise.ballot:type_name -> mtm.v1.Ballot
-	12, // 80: mtm.v1.RecAccept.gid:type_name -> mtm.v1.GID
-	13, // 81: mtm.v1.RecAccept.ballot:type_name -> mtm.v1.Ballot
-	12, // 82: mtm.v1.RecDecide.gid:type_name -> mtm.v1.GID
-	17, // 83: mtm.v1.RecCheckpoint.generation:type_name -> mtm.v1.Generation
-	17, // 84: mtm.v1.RecGeneration.gen:type_name -> mtm.v1.Generation
-	17, // 85: mtm.v1.RecGeneration.vote:type_name -> mtm.v1.Generation
-	17, // 86: mtm.v1.RecMark.gen:type_name -> mtm.v1.Generation
-	12, // 87: mtm.v1.RecMark.prepared:type_name -> mtm.v1.GID
-	15, // 88: mtm.v1.RecMark.forgotten:type_name -> mtm.v1.OriginDeps
-	12, // 89: mtm.v1.RecRecover.gid:type_name -> mtm.v1.GID
-	15, // 90: mtm.v1.RecRecover.deps:type_name -> mtm.v1.OriginDeps
-	16, // 91: mtm.v1.RecRecover.payload:type_name -> mtm.v1.Payload
-	35, // 92: mtm.v1.RecHave.spans:type_name -> mtm.v1.Span
-	6,  // 93: mtm.v1.Peer.Link:input_type -> mtm.v1.LinkFrame
-	8,  // 94: mtm.v1.Peer.Bulk:input_type -> mtm.v1.BulkChunk
-	0,  // 95: mtm.v1.Admin.Call:input_type -> mtm.v1.AdminRequest
-	0,  // 96: mtm.v1.Admin.Watch:input_type -> mtm.v1.AdminRequest
-	7,  // 97: mtm.v1.Peer.Link:output_type -> mtm.v1.LinkAck
-	11, // 98: mtm.v1.Peer.Bulk:output_type -> mtm.v1.BulkAck
-	1,  // 99: mtm.v1.Admin.Call:output_type -> mtm.v1.AdminResponse
-	1,  // 100: mtm.v1.Admin.Watch:output_type -> mtm.v1.AdminResponse
-	97, // [97:101] is the sub-list for method output_type
-	93, // [93:97] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	40, // 30: mtm.v1.Message.recover_ack:type_name -> mtm.v1.RecoverAck
+	12, // 31: mtm.v1.Prepare.gid:type_name -> mtm.v1.GID
+	15, // 32: mtm.v1.Prepare.deps:type_name -> mtm.v1.OriginDeps
+	16, // 33: mtm.v1.Prepare.payload:type_name -> mtm.v1.Payload
+	12, // 34: mtm.v1.Vote.gid:type_name -> mtm.v1.GID
+	14, // 35: mtm.v1.Vote.err:type_name -> mtm.v1.Error
+	12, // 36: mtm.v1.Accept.gid:type_name -> mtm.v1.GID
+	13, // 37: mtm.v1.Accept.ballot:type_name -> mtm.v1.Ballot
+	12, // 38: mtm.v1.Accepted.gid:type_name -> mtm.v1.GID
+	13, // 39: mtm.v1.Accepted.ballot:type_name -> mtm.v1.Ballot
+	12, // 40: mtm.v1.Collect.gid:type_name -> mtm.v1.GID
+	13, // 41: mtm.v1.Collect.ballot:type_name -> mtm.v1.Ballot
+	12, // 42: mtm.v1.Promised.gid:type_name -> mtm.v1.GID
+	13, // 43: mtm.v1.Promised.ballot:type_name -> mtm.v1.Ballot
+	13, // 44: mtm.v1.Promised.accepted:type_name -> mtm.v1.Ballot
+	12, // 45: mtm.v1.Rejected.gid:type_name -> mtm.v1.GID
+	13, // 46: mtm.v1.Rejected.ballot:type_name -> mtm.v1.Ballot
+	13, // 47: mtm.v1.Rejected.promised:type_name -> mtm.v1.Ballot
+	12, // 48: mtm.v1.Decided.gid:type_name -> mtm.v1.GID
+	12, // 49: mtm.v1.Finished.gid:type_name -> mtm.v1.GID
+	12, // 50: mtm.v1.Wound.gid:type_name -> mtm.v1.GID
+	12, // 51: mtm.v1.Wound.for:type_name -> mtm.v1.GID
+	17, // 52: mtm.v1.Beat.gen:type_name -> mtm.v1.Generation
+	17, // 53: mtm.v1.Campaign.gen:type_name -> mtm.v1.Generation
+	17, // 54: mtm.v1.CampaignVote.gen:type_name -> mtm.v1.Generation
+	17, // 55: mtm.v1.Elected.gen:type_name -> mtm.v1.Generation
+	35, // 56: mtm.v1.OriginHave.above:type_name -> mtm.v1.Span
+	36, // 57: mtm.v1.Recover.have:type_name -> mtm.v1.OriginHave
+	12, // 58: mtm.v1.Recover.undecided:type_name -> mtm.v1.GID
+	12, // 59: mtm.v1.RecoverTxn.gid:type_name -> mtm.v1.GID
+	15, // 60: mtm.v1.RecoverTxn.deps:type_name -> mtm.v1.OriginDeps
+	16, // 61: mtm.v1.RecoverTxn.payload:type_name -> mtm.v1.Payload
+	15, // 62: mtm.v1.RecoverDone.forgotten:type_name -> mtm.v1.OriginDeps
+	42, // 63: mtm.v1.Record.prepare:type_name -> mtm.v1.RecPrepare
+	43, // 64: mtm.v1.Record.promise:type_name -> mtm.v1.RecPromise
+	44, // 65: mtm.v1.Record.accept:type_name -> mtm.v1.RecAccept
+	45, // 66: mtm.v1.Record.decide:type_name -> mtm.v1.RecDecide
+	46, // 67: mtm.v1.Record.reserve:type_name -> mtm.v1.RecReserve
+	47, // 68: mtm.v1.Record.forget:type_name -> mtm.v1.RecForget
+	48, // 69: mtm.v1.Record.checkpoint:type_name -> mtm.v1.RecCheckpoint
+	49, // 70: mtm.v1.Record.checkpoint_end:type_name -> mtm.v1.RecCheckpointEnd
+	50, // 71: mtm.v1.Record.generation:type_name -> mtm.v1.RecGeneration
+	51, // 72: mtm.v1.Record.mark:type_name -> mtm.v1.RecMark
+	52, // 73: mtm.v1.Record.recover:type_name -> mtm.v1.RecRecover
+	53, // 74: mtm.v1.Record.void:type_name -> mtm.v1.RecVoid
+	54, // 75: mtm.v1.Record.have:type_name -> mtm.v1.RecHave
+	12, // 76: mtm.v1.RecPrepare.gid:type_name -> mtm.v1.GID
+	15, // 77: mtm.v1.RecPrepare.deps:type_name -> mtm.v1.OriginDeps
+	16, // 78: mtm.v1.RecPrepare.payload:type_name -> mtm.v1.Payload
+	12, // 79: mtm.v1.RecPromise.gid:type_name -> mtm.v1.GID
+	13, // 80: mtm.v1.RecPromise.ballot:type_name -> mtm.v1.Ballot
+	12, // 81: mtm.v1.RecAccept.gid:type_name -> mtm.v1.GID
+	13, // 82: mtm.v1.RecAccept.ballot:type_name -> mtm.v1.Ballot
+	12, // 83: mtm.v1.RecDecide.gid:type_name -> mtm.v1.GID
+	17, // 84: mtm.v1.RecCheckpoint.generation:type_name -> mtm.v1.Generation
+	17, // 85: mtm.v1.RecGeneration.gen:type_name -> mtm.v1.Generation
+	17, // 86: mtm.v1.RecGeneration.vote:type_name -> mtm.v1.Generation
+	17, // 87: mtm.v1.RecMark.gen:type_name -> mtm.v1.Generation
+	12, // 88: mtm.v1.RecMark.prepared:type_name -> mtm.v1.GID
+	15, // 89: mtm.v1.RecMark.forgotten:type_name -> mtm.v1.OriginDeps
+	12, // 90: mtm.v1.RecRecover.gid:type_name -> mtm.v1.GID
+	15, // 91: mtm.v1.RecRecover.deps:type_name -> mtm.v1.OriginDeps
+	16, // 92: mtm.v1.RecRecover.payload:type_name -> mtm.v1.Payload
+	35, // 93: mtm.v1.RecHave.spans:type_name -> mtm.v1.Span
+	6,  // 94: mtm.v1.Peer.Link:input_type -> mtm.v1.LinkFrame
+	8,  // 95: mtm.v1.Peer.Bulk:input_type -> mtm.v1.BulkChunk
+	0,  // 96: mtm.v1.Admin.Call:input_type -> mtm.v1.AdminRequest
+	0,  // 97: mtm.v1.Admin.Watch:input_type -> mtm.v1.AdminRequest
+	7,  // 98: mtm.v1.Peer.Link:output_type -> mtm.v1.LinkAck
+	11, // 99: mtm.v1.Peer.Bulk:output_type -> mtm.v1.BulkAck
+	1,  // 100: mtm.v1.Admin.Call:output_type -> mtm.v1.AdminResponse
+	1,  // 101: mtm.v1.Admin.Watch:output_type -> mtm.v1.AdminResponse
+	98, // [98:102] is the sub-list for method output_type
+	94, // [94:98] is the sub-list for method input_type
+	94, // [94:94] is the sub-list for extension type_name
+	94, // [94:94] is the sub-list for extension extendee
+	0,  // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_mtm_proto_init() }
@@ -4204,8 +4280,9 @@ func file_mtm_proto_init() {
 		(*Message_Recover)(nil),
 		(*Message_RecoverTxn)(nil),
 		(*Message_RecoverDone)(nil),
+		(*Message_RecoverAck)(nil),
 	}
-	file_mtm_proto_msgTypes[40].OneofWrappers = []any{
+	file_mtm_proto_msgTypes[41].OneofWrappers = []any{
 		(*Record_Prepare)(nil),
 		(*Record_Promise)(nil),
 		(*Record_Accept)(nil),
@@ -4226,7 +4303,7 @@ func file_mtm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mtm_proto_rawDesc), len(file_mtm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

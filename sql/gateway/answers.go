@@ -122,7 +122,7 @@ func (s *session) answer(typ byte, msg []byte) error {
 	visible := e.role == roleClient
 	switch typ {
 	case 'D':
-		if e.role == roleAsk {
+		if e.role == roleAsk || e.role == roleDDLEnd {
 			s.note(msg)
 		}
 	case 'd', 't', 'c', 'V':
@@ -227,7 +227,14 @@ func (s *session) completed(e expect, tag string) {
 	case rolePrepare:
 		s.step.prepare = tag == "PREPARE TRANSACTION"
 	case roleDDL:
-		s.block.ddl = s.block.ddl || tag == "SELECT 1"
+		s.block.told = tag == "SELECT 1"
+	case roleDDLEnd:
+		if s.step.value == "temporary" {
+			s.temporary = true
+		} else {
+			s.block.ddl = s.block.ddl || s.block.told
+		}
+		s.step.value = ""
 	}
 	s.cond.Broadcast()
 }
@@ -261,9 +268,9 @@ func (s *session) forgetStatements() {
 
 // failed: an ErrorResponse. It is the client's, or replaced by what he is told instead, or kept.
 func (s *session) failed(e expect, msg []byte) {
-	msg = shiftPosition(msg, e.shift)
 	code := field(msg[5:], 'C')
 	s.mu.Lock()
+	msg = s.asSent(e, msg)
 	s.copyIn = false
 	if severity := field(msg[5:], 'V'); severity == "FATAL" || severity == "PANIC" {
 		s.fatal = bytes.Clone(msg)

@@ -307,5 +307,22 @@ func (s *session) chain(characteristics string) error {
 	if err := s.send(); err != nil {
 		return err
 	}
-	return s.waitReady()
+	err := s.waitReady()
+	s.chained(characteristics)
+	return err
+}
+
+func (s *session) chained(characteristics string) {
+	s.mu.Lock()
+	s.block = block{chain: characteristics}
+	s.mu.Unlock()
+}
+
+// chainAfterFailure says whether the gateway must begin the block that follows a failed one by AND CHAIN, and with what
+// characteristics. PostgreSQL gives it the session's defaults, the guard among them, unless it had begun the failed one by AND CHAIN.
+func (s *session) chainAfterFailure(st *statement.Statement) (characteristics string, ours bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ours = s.tx == 'E' && st.Has(statement.Chain) && !s.block.native && !s.clientReadOnly
+	return s.block.chain, ours
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"strings"
 
 	"mtm"
 	"mtm/sql/statement"
@@ -26,6 +27,9 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 func (s *session) pieces(ctx context.Context, stmts []*statement.Statement, text string) error {
 	implicit := false
 	age := now()
+	s.mu.Lock()
+	s.hide = nil // the pieces are sent as they are
+	s.mu.Unlock()
 	for _, st := range stmts {
 		var stop bool
 		var err error
@@ -67,6 +71,11 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 	tx := s.status()
 	piece := st.Text(text)
 	s.noteTemporary(st)
+	if e := outsideBlock(st, piece); e != nil && implicit && tx != 'E' {
+		s.release(appendError(nil, 'E', "ERROR", e))
+		return true, true, nil
+	}
+	s.noteChain(st, tx)
 	switch {
 	case st.Kind == statement.Begin && implicit:
 		// The block becomes an explicit one, as PostgreSQL does with an implicit one.
@@ -114,6 +123,27 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 		err = s.waitReady()
 	}
 	return implicit, s.takeStep().err != nil, err
+}
+
+// outsideBlock is the error with which PostgreSQL refuses st in an implicit block, if it does.
+func outsideBlock(st *statement.Statement, text string) *mtm.Error {
+	words := strings.Fields(strings.ToUpper(text))
+	what := ""
+	switch {
+	case st.Kind == statement.Savepoint && words[0] == "SAVEPOINT":
+		what = "SAVEPOINT"
+	case st.Kind == statement.Savepoint && words[0] == "RELEASE":
+		what = "RELEASE SAVEPOINT"
+	case st.Kind == statement.Savepoint:
+		what = "ROLLBACK TO SAVEPOINT"
+	case st.Kind == statement.Commit && st.Has(statement.Chain):
+		what = "COMMIT AND CHAIN"
+	case st.Kind == statement.Rollback && st.Has(statement.Chain):
+		what = "ROLLBACK AND CHAIN"
+	default:
+		return nil
+	}
+	return &mtm.Error{Code: "25P01", Msg: what + " can only be used in transaction blocks"}
 }
 
 // warnNoBlock says what PostgreSQL says to an end of a block that nobody began.

@@ -127,18 +127,24 @@ func (s *session) describeParse(m *meta, text string, params []byte) {
 	}
 	st := stmts[0]
 	m.def.stmt = st
-	switch st.Kind {
-	case statement.DDL:
+	switch {
+	case st.Kind == statement.DDL:
 		m.def.text = st.Text(text)
-	case statement.Begin:
-		if !st.Has(statement.AccessMode) && !s.clientReadOnly {
-			rest := string(params)
-			b, at := begin(s.batch[:m.off], 'P')
-			b = cstring(cstring(b, m.name), writable(st, text))
-			s.batch = end(append(b, rest...), at)
-			m.n = len(s.batch) - m.off
-		}
+	case st.Kind == statement.Begin && !st.Has(statement.AccessMode) && !s.clientReadOnly:
+		s.replaceParse(m, writable(st, text), params)
+	case len(st.Hide) > 0:
+		m.def.hide = newHidden(text, st.Hide)
+		s.replaceParse(m, statement.Apply(text, st.Hide), params)
 	}
+}
+
+// replaceParse gives the Parse that was gathered last another text.
+func (s *session) replaceParse(m *meta, text string, params []byte) {
+	rest := string(params)
+	b, at := begin(s.batch[:m.off], 'P')
+	b = cstring(cstring(b, m.name), text)
+	s.batch = end(append(b, rest...), at)
+	m.n = len(s.batch) - m.off
 }
 
 // resolve finds out what each Execute runs, by the messages before it and what was prepared earlier.

@@ -30,7 +30,7 @@ const ddlSettings = `'{check_function_bodies,default_tablespace,default_table_ac
 	`backslash_quote,escape_string_warning}'`
 
 // ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there.
-const ddlMessage = `SELECT pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
+const ddlMessage = `SELECT pg_catalog.set_config('mtm.ddl_scope', '', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
 	`'v', 1, 'text', $1::pg_catalog.text, 'role', current_user, 'session_user', session_user, ` +
 	`'search_path', pg_catalog.current_setting('search_path'), 'settings', COALESCE((` +
 	`SELECT pg_catalog.json_object_agg(name, setting) FROM pg_catalog.pg_settings ` +
@@ -45,17 +45,19 @@ var injectedText = [injCount]string{
 	injEmit: "SELECT pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), ''))",
 	injProbe: "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL",
-	// Has the transaction a lock, on a table that is replicated, that only writing takes?
+	// Has the transaction a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
+	// takes ShareUpdateExclusiveLock, and DML never does.)
 	injLocks: "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON " +
 		"c.oid OPERATOR(pg_catalog.=) l.relation JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace " +
 		"WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.locktype OPERATOR(pg_catalog.=) 'relation' " +
-		"AND l.mode OPERATOR(pg_catalog.<>) ALL ('{AccessShareLock,RowShareLock}'::pg_catalog.text[]) " +
+		"AND l.mode OPERATOR(pg_catalog.<>) ALL ('{AccessShareLock,RowShareLock,ShareUpdateExclusiveLock}'::pg_catalog.text[]) " +
 		"AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) " +
 		"AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,mtm}'::pg_catalog.name[]))",
 	injDDL: ddlMessage,
 	injDDLUnlessTemp: ddlMessage + " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class " +
 		"WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) AND relpersistence OPERATOR(pg_catalog.=) 't')",
-	injDDLEnd:   "SELECT pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', '')",
+	// The event triggers of schema mtm say what the statement was about.
+	injDDLEnd:   "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', '')",
 	injGuardOn:  "SET default_transaction_read_only = on",
 	injGuardOff: "SET default_transaction_read_only = off",
 	injShowOff:  "SET LOCAL default_transaction_read_only = off",
@@ -89,6 +91,9 @@ func (s *session) inject(which injected, r role, params ...string) {
 		s.toBackend = appendClose(s.toBackend, 'S', name) // what an error left in doubt may be there all the same
 		s.toBackend = appendParse(s.toBackend, name, injectedText[which])
 		s.push(expect{op: 'C', role: roleOurs}, expect{op: 'P', role: roleOurs, inj: which})
+	}
+	if which == injDDLEnd {
+		r = roleDDLEnd
 	}
 	s.toBackend = appendBind(s.toBackend, portal, name, params...)
 	s.toBackend = appendExecute(s.toBackend, portal)

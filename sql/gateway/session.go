@@ -21,6 +21,7 @@ const (
 	roleAsk                 // injected: the first column of its row is kept in step.value
 	rolePrepare             // PREPARE TRANSACTION
 	roleDDL                 // the message that carries a DDL statement; no row: it was about a temporary object
+	roleDDLEnd              // its end; the first column of its row says what it was about: mtm.note_ddl
 )
 
 // expect is one answer that PostgreSQL owes.
@@ -40,6 +41,7 @@ type expect struct {
 type prepared struct {
 	stmt *statement.Statement // nil: nothing
 	text string               // of DDL only
+	hide *hidden
 }
 
 // step is what has happened since the last resetStep.
@@ -54,10 +56,13 @@ type step struct {
 
 // block is what the open transaction block did.
 type block struct {
-	readOnly bool // BEGIN READ ONLY
-	ran      bool // some statement ran that may have written
-	wrote    bool // some statement wrote, by its tag
-	ddl      bool // a DDL message went out
+	readOnly bool   // BEGIN READ ONLY
+	ran      bool   // some statement ran that may have written
+	wrote    bool   // some statement wrote, by its tag
+	told     bool   // a DDL message went out for the statement that runs
+	ddl      bool   // the other nodes must run a DDL statement
+	native   bool   // PostgreSQL itself began it, by ROLLBACK AND CHAIN
+	chain    string // the characteristics with which we began it, for AND CHAIN
 }
 
 // session is one client and its connection to PostgreSQL. Two goroutines serve it; doc.go says which does what. Fields
@@ -114,6 +119,7 @@ type session struct {
 	canceled   bool       // by the client, during this unit
 	slow       bool       // cancelled because it held a permit for too long
 	preparing  bool       // PREPARE TRANSACTION is on its way, and what precedes it is done
+	hide       *hidden    // of the Query that runs
 	cause      *mtm.Error // Doom: what to tell instead of 57014
 	doomed     bool       // Doom: end the block
 	told       *mtm.Error // Doom: the block is not the client's any more, and he has not been told

@@ -55,6 +55,7 @@ func (s *session) query(ctx context.Context, size int) error {
 	delete(s.stmts, "") // as PostgreSQL does
 	s.mu.Unlock()
 	stmts, ok := s.split(text)
+	s.hideOurs(stmts, text)
 	switch {
 	case !ok:
 		return s.unknownQuery(ctx, text)
@@ -95,6 +96,16 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		return s.tellDoom(st, e)
 	}
 	if tx == 'E' {
+		if characteristics, ours := s.chainAfterFailure(st); ours {
+			if err := s.rollback(); err != nil {
+				return err
+			}
+			if err := s.chain(characteristics); err != nil {
+				return err
+			}
+			s.release(appendReady(appendComplete(nil, "ROLLBACK"), s.status()))
+			return nil
+		}
 		return s.forward(false)
 	}
 	if e := s.refusal(ctx, st, tx); e != nil {
@@ -114,6 +125,7 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		}
 		return s.commitQuery(ctx, st)
 	case statement.Rollback, statement.Savepoint: // outside of a block PostgreSQL warns or refuses by itself
+		s.noteChain(st, tx)
 		return s.forward(true)
 	case statement.Session:
 		if st.Has(statement.ShowsReadOnly) {
@@ -199,6 +211,15 @@ func (s *session) beginBlock(st *statement.Statement, text string) error {
 // writable is the text of a BEGIN, with READ WRITE said.
 func writable(st *statement.Statement, text string) string {
 	return text[:st.End] + " READ WRITE" + text[st.End:]
+}
+
+// noteChain notes that PostgreSQL begins the next block, if st is ROLLBACK AND CHAIN.
+func (s *session) noteChain(st *statement.Statement, tx byte) {
+	if tx == 'T' && st.Kind == statement.Rollback && st.Has(statement.Chain) {
+		s.mu.Lock()
+		s.block = block{native: true, readOnly: s.block.readOnly}
+		s.mu.Unlock()
+	}
 }
 
 func (s *session) setBlock(readOnly bool) {

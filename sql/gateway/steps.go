@@ -123,6 +123,12 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		s.ext.failed = true
 		return end, nil
 	}
+	if m.def.stmt != nil {
+		s.noteChain(m.def.stmt, tx)
+		if characteristics, ours := s.chainAfterFailure(m.def.stmt); ours && tx == 'E' {
+			return end, s.chainStep(characteristics)
+		}
+	}
 	if e := s.refusalOf(ctx, m, tx); e != nil {
 		s.srv.count.refused.Add(1)
 		s.provoke(e, false)
@@ -270,6 +276,19 @@ func (s *session) commitStep(ctx context.Context, m *meta, last bool) error {
 	return s.prepareStep(ctx, chain, characteristics, last)
 }
 
+// chainStep is the Execute of COMMIT or ROLLBACK AND CHAIN in a failed block.
+func (s *session) chainStep(characteristics string) error {
+	s.inject(injRollback, roleOurs)
+	s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
+	s.ext.cur = 'T'
+	if err := s.drain(); err != nil || s.ext.failed {
+		return err
+	}
+	s.chained(characteristics)
+	s.emit(appendComplete(nil, "ROLLBACK"))
+	return nil
+}
+
 // knownE reports whether answers are owed that may fail the block, other than to Parse and Bind.
 func (s *session) knownE() bool {
 	s.mu.Lock()
@@ -352,9 +371,7 @@ func (s *session) prepareStep(ctx context.Context, chain bool, characteristics s
 			return err
 		}
 	}
-	s.mu.Lock()
-	s.block = block{}
-	s.mu.Unlock()
+	s.chained(characteristics)
 	s.emit(appendComplete(nil, "COMMIT"))
 	return nil
 }

@@ -130,8 +130,13 @@ func (e rawError) Error() string { return "from PostgreSQL" }
 
 // shiftPosition rewrites an ErrorResponse (a whole message) so that its position counts shift characters more.
 func shiftPosition(msg []byte, shift int) []byte {
+	return mapPosition(msg, func(position int) int { return position + shift })
+}
+
+// mapPosition rewrites an ErrorResponse (a whole message) so that its position, if it has one, is what f makes of it.
+func mapPosition(msg []byte, f func(int) int) []byte {
 	position, err := strconv.Atoi(field(msg[5:], 'P'))
-	if shift == 0 || err != nil {
+	if err != nil || f(position) == position {
 		return msg
 	}
 	out, at := begin(make([]byte, 0, len(msg)+4), 'E')
@@ -142,7 +147,7 @@ func shiftPosition(msg []byte, shift int) []byte {
 			return msg
 		}
 		if body[0] == 'P' {
-			out = cstring(append(out, 'P'), strconv.Itoa(position+shift))
+			out = cstring(append(out, 'P'), strconv.Itoa(f(position)))
 		} else {
 			out = append(out, body[:n+2]...)
 		}

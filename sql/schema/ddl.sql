@@ -31,8 +31,20 @@ BEGIN
     ELSE
         DELETE FROM mtm.full_identity WHERE relid = rel;
     END IF;
-    IF action <> 'forget' THEN
-        EXECUTE format('ALTER TABLE ONLY %s REPLICA IDENTITY %s', rel::regclass, action);
+    IF action <> 'forget' THEN -- not by ALTER TABLE, which event triggers of the user would see
+        UPDATE pg_class SET relreplident = CASE action WHEN 'full' THEN 'f' ELSE 'd' END WHERE oid = rel;
+    END IF;
+END $$;
+
+-- DEFERRABLE UNIQUE and EXCLUDE are checked by triggers of PostgreSQL's own, which do not fire where rows of other nodes are
+-- applied unless they fire always. Not by ALTER TABLE either; pg_class is touched so that sessions look again.
+CREATE OR REPLACE FUNCTION mtm.set_checks(rel oid, was "char" DEFAULT 'O', becomes "char" DEFAULT 'A') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pg_trigger t SET tgenabled = becomes WHERE t.tgfoid = 'unique_key_recheck'::regproc AND t.tgisinternal AND t.tgenabled = was
+        AND t.tgrelid IN (SELECT rel UNION SELECT relid FROM pg_partition_tree(rel));
+    IF FOUND THEN
+        UPDATE pg_class SET relhastriggers = true WHERE relhastriggers AND oid IN (SELECT rel UNION SELECT relid FROM pg_partition_tree(rel));
     END IF;
 END $$;
 
@@ -45,6 +57,8 @@ BEGIN
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL mtm.identity_work(c.oid) w
         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
           AND n.nspname NOT IN ('mtm', 'pg_catalog', 'information_schema');
+    PERFORM mtm.set_checks(rel) FROM (SELECT DISTINCT tgrelid FROM pg_trigger
+        WHERE tgfoid = 'unique_key_recheck'::regproc AND tgisinternal AND tgenabled = 'O') t (rel);
 END $$;
 
 -- A cyclic sequence has bounds of its own on each node (sequences.sql), and PostgreSQL would refuse START or RESTART WITH a value
@@ -72,12 +86,35 @@ BEGIN
         AND (any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0);
 END $$;
 
+-- Remembers, up to the end of the transaction or until the gateway asks, whether a statement changed temporary objects only: the
+-- other nodes must not run it then, and the transaction need not be prepared, which PostgreSQL would refuse.
+CREATE OR REPLACE FUNCTION mtm.note_ddl(permanent boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF permanent OR coalesce(current_setting('mtm.ddl_scope', true), '') = '' THEN
+        PERFORM set_config('mtm.ddl_scope', CASE WHEN permanent THEN 'permanent' ELSE 'temporary' END, true);
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION mtm.on_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM mtm.note_ddl(bool_or(NOT is_temporary)) FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
+END $$;
+
 CREATE OR REPLACE FUNCTION mtm.on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r record;
     mode text;
 BEGIN
+    -- A policy, rule or trigger has no schema of its own.
+    PERFORM mtm.note_ddl(bool_or(schema_name IS DISTINCT FROM 'pg_temp' AND object_identity !~ ' on pg_temp\.'))
+        FROM pg_event_trigger_ddl_commands() HAVING count(*) > 0;
+    IF tg_tag NOT IN ('CREATE SEQUENCE', 'ALTER SEQUENCE', 'CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO',
+        'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') THEN
+        RETURN;
+    END IF;
     FOR r IN
         SELECT d.objid, c.relkind, c.relpersistence, bool_or(d.command_tag = 'CREATE SEQUENCE') AS fresh
         FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.oid = d.objid
@@ -86,6 +123,7 @@ BEGIN
     LOOP
         IF r.relkind <> 'S' THEN
             PERFORM mtm.set_identity(w.relid, w.action) FROM mtm.identity_work(r.objid) w;
+            PERFORM mtm.set_checks(r.objid);
             CONTINUE;
         END IF;
         mode := coalesce(mode, mtm.sequence_mode());
@@ -103,4 +141,6 @@ BEGIN
         AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+-- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
+GRANT SELECT ON mtm.full_identity TO public;

@@ -74,7 +74,7 @@ func (c *Cache) get(folded []byte, text string) *entry {
 
 // foldable reports whether what was said of a text holds for all that differ from it in digits only: not where the
 // place of a token or a literal matters.
-func foldable(s *Statement) bool { return s.Kind == Read || s.Kind == Write }
+func foldable(s *Statement) bool { return (s.Kind == Read || s.Kind == Write) && s.Hide == nil }
 
 func (c *Cache) add(e *entry) {
 	c.mu.Lock()

@@ -74,6 +74,7 @@ func classify(text string, tokens []token) *Statement {
 		classifyOther(w, s)
 	}
 	mentions(w, s)
+	hide(w, s)
 	return s
 }
 

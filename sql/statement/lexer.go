@@ -20,6 +20,7 @@ var largeGate sync.Mutex
 type token struct {
 	start, end int
 	code       pgquery.Token
+	alias      bool // behind a table's name it is an alias: an identifier, or a keyword that is not reserved
 }
 
 // scan lexes text, comments left out. ok is false when the lexer refuses it.
@@ -86,8 +87,12 @@ func scanToken(body []byte) (tok token, ok bool) {
 			tok.end = int(int32(v))
 		case 4:
 			tok.code = pgquery.Token(v)
+		case 5:
+			kind := pgquery.KeywordKind(v)
+			tok.alias = kind == pgquery.KeywordKind_UNRESERVED_KEYWORD || kind == pgquery.KeywordKind_COL_NAME_KEYWORD
 		}
 	}
+	tok.alias = tok.alias || tok.code == pgquery.Token_IDENT
 	return tok, tok.start >= 0
 }
 

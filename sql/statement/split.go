@@ -17,6 +17,8 @@ type Statement struct {
 	GID    string // PrepareTx, FinishPrepared: the name, if it is a plain literal
 	Why    string // Refused: what the client is told
 
+	Hide []Patch // Read: of the text it was found in, so that what is ours does not show in the catalog
+
 	wrote atomic.Bool  // a Read that PostgreSQL refused with 25006
 	slow  atomic.Int32 // executions left for which Slow is true
 }

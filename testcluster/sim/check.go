@@ -28,6 +28,7 @@ type checker struct {
 	gens  map[uint64]mtm.Generation
 	votes map[mtm.NodeID]uint64 // highest generation that a node voted for, durably
 	last  map[mtm.NodeID]uint64 // in which it was online last
+	alone map[mtm.NodeID]uint64 // in which it last was online alone, by a referee's grant
 }
 
 func newChecker(w *world) checker {
@@ -35,6 +36,7 @@ func newChecker(w *world) checker {
 		w: w, txns: map[mtm.GID]*record{},
 		order: make([][]mtm.GID, w.keys), fresh: make([]int, w.keys),
 		gens: map[uint64]mtm.Generation{}, votes: map[mtm.NodeID]uint64{}, last: map[mtm.NodeID]uint64{},
+		alone: map[mtm.NodeID]uint64{},
 	}
 }
 
@@ -72,7 +74,20 @@ func (c *checker) generation(n *node, g mtm.RecGeneration) {
 		c.w.fail("S6 n%d is online in generation %d, and voted for %d", n.id, g.LastOnline, c.votes[n.id])
 	}
 	c.last[n.id] = g.LastOnline
+	if g.Gen.Sole() && g.LastOnline == g.Gen.Num {
+		c.alone[n.id] = g.Gen.Num
+	}
 	c.votes[n.id] = max(c.votes[n.id], g.Vote.Num)
+}
+
+// quorum is S5: a majority of the configured nodes accepted it, or one that went on alone in its generation or later.
+func (c *checker) quorum(gid mtm.GID, r *record) bool {
+	for id, num := range c.alone {
+		if num >= gid.Gen && r.accepted.Has(id) {
+			return true
+		}
+	}
+	return r.accepted.IsMajorityOf(c.w.all)
 }
 
 // members are who has to prepare a transaction.
@@ -96,7 +111,7 @@ func (c *checker) recovered(n *node, it recoverItem) {
 		c.w.fail("S4 n%d recovers %s, which was reported as failed: %v", n.id, it.gid, r.failed)
 	case r.committed.Has(n.id):
 		c.w.fail("S3 n%d recovers %s, which it has", n.id, it.gid)
-	case r.committed == 0 && !r.accepted.IsMajorityOf(c.w.all):
+	case r.committed == 0 && !c.quorum(it.gid, r):
 		c.w.fail("S5 n%d recovers %s, which only %v accepted", n.id, it.gid, r.accepted)
 	case !sameImages(r.images, it.images):
 		c.w.fail("S9 n%d recovers %s with %v instead of %v", n.id, it.gid, it.images, r.images)
@@ -119,7 +134,7 @@ func (c *checker) commit(n *node, x *xact) {
 		c.w.fail("S4 n%d commits %s, which was reported as failed: %v", n.id, gid, r.failed)
 	case !r.prepared.Contains(c.members(gid)):
 		c.w.fail("S5 n%d commits %s, which only %v prepared", n.id, gid, r.prepared)
-	case !r.accepted.IsMajorityOf(c.w.all):
+	case !c.quorum(gid, r):
 		c.w.fail("S5 n%d commits %s, which only %v accepted", n.id, gid, r.accepted)
 	case !sameImages(r.images, x.images):
 		c.w.fail("S9 n%d commits %s with %v instead of %v", n.id, gid, x.images, r.images)

@@ -4,6 +4,7 @@
 //	go run ./testcluster/sim -seeds 20000            run seeds 1 to 20000, exit 1 at the first violation
 //	go run ./testcluster/sim -seed 4711 -trace       run one seed and print what happens
 //	go run ./testcluster/sim -elections              with generations that change, exclusion, leases and recovery
+//	go run ./testcluster/sim -referee                two nodes and a referee, which fails too
 //	go run ./testcluster/sim -mode duel              only one kind of trouble (plan.go lists them)
 //	go run ./testcluster/sim -plant stale-ballot     with a fault planted that must be found
 //
@@ -14,7 +15,7 @@
 // docs/design.md, see check.go) are made at each effect and at the end. Every mtmd crash loses the journal's unsynced
 // tail, or all but a few records of it.
 //
-// What it does not model: the referee; changes of the configured nodes; a journal that is too short for who comes
+// What it does not model: a referee that loses its disk; changes of the configured nodes; a journal that is too short for who comes
 // back; the bound of the apply pool; secondary
 // unique keys, foreign keys and DDL; serializable sessions; savepoints; the wire format of payloads; torn single records
 // and failing disks (the journal's own tests do that); a spilled payload that is lost without the link going down.

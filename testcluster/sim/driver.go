@@ -27,10 +27,14 @@ func (n *node) act(a coordinator.Action) {
 		n.gate.finished()
 	case coordinator.StreamJournal:
 		n.stream(a)
+	case coordinator.StreamAcked:
+		n.streamAcked(a)
 	case coordinator.ApplyRecovered:
 		n.applyRecovered(a)
 	case coordinator.TellOutcome:
 		n.tellOutcome(a)
+	case coordinator.AskReferee:
+		n.ask(a.Request)
 	case coordinator.DropPayload:
 		if _, ok := n.spills[a.Spill]; !ok && !n.crashed {
 			n.w.fail("n%d drops spill file %s, which is not there", n.id, a.Spill)

@@ -191,6 +191,7 @@ func (w *world) cutFor(a, b mtm.NodeID, both bool, d uint64) {
 func (w *world) scheduleFaults() {
 	w.repeatFault(w.linkEvery, w.linkFault)
 	w.repeatFault(w.crashEvery, w.crashFault)
+	w.repeatFault(w.refereeEvery, w.refereeFault)
 	w.repeatFault(w.freezeEvery, func() {
 		if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.alive {
 			n.freeze(w.between(50*ms, 1500*ms))

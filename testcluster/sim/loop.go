@@ -114,6 +114,9 @@ func (n *node) tick(life uint64) {
 		return
 	}
 	n.push(coordinator.Tick{Now: n.clock()})
+	if n.w.plant == plantEarlyClear {
+		n.clearTooEarly()
+	}
 	n.w.after(n.w.plan.tick, func() { n.tick(life) })
 }
 
@@ -261,7 +264,11 @@ func (n *node) readable() bool {
 	if n.w.plant == plantNoLease {
 		return st.Status == mtm.StatusOnline || st.Status == mtm.StatusIsolated
 	}
-	return st.LeaseEnd > n.clock()
+	end := st.LeaseEnd
+	if n.w.plant == plantNoWait && end > 0 {
+		end += 250 // as if its peer had not waited for the lease
+	}
+	return end > n.clock()
 }
 
 // synced: the fsync has returned.

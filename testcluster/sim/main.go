@@ -16,14 +16,15 @@ func main() {
 	seeds := flag.Uint64("seeds", 1000, "how many seeds to run")
 	seed := flag.Uint64("seed", 0, "run this seed only (with -seeds not given), or start from it")
 	trace := flag.Bool("trace", false, "print what happens")
-	plant := flag.String("plant", "", "fault to plant: "+strings.Join(append(slices.Clone(plants), electionPlants...), ", "))
+	plant := flag.String("plant", "", "fault to plant: "+strings.Join(allPlants, ", "))
 	mode := flag.String("mode", "", "what goes wrong: "+strings.Join(slices.Compact(slices.Clone(modes)), ", ")+"; empty: by the seed")
 	nodes := flag.Int("nodes", 0, "1 to 16; 0: mostly three, sometimes two, four or five")
+	referee := flag.Bool("referee", false, "two nodes and a referee; -elections is implied")
 	elections := flag.Bool("elections", false, "the generation changes: members are excluded, recover and come back")
 	workers := flag.Int("workers", runtime.NumCPU(), "seeds run at a time")
 	flag.Parse()
-	if *plant != "" && !slices.Contains(plants, *plant) && !slices.Contains(electionPlants, *plant) {
-		fmt.Fprintf(os.Stderr, "sim: unknown fault %q; there are %s\n", *plant, strings.Join(plants, ", "))
+	if *plant != "" && !slices.Contains(allPlants, *plant) {
+		fmt.Fprintf(os.Stderr, "sim: unknown fault %q; there are %s\n", *plant, strings.Join(allPlants, ", "))
 		os.Exit(2)
 	}
 	if *mode != "" && !slices.Contains(modes, *mode) {
@@ -37,7 +38,7 @@ func main() {
 	if one {
 		first, count = *seed, 1
 	}
-	o := options{nodes: *nodes, elections: *elections, plant: *plant, mode: *mode}
+	o := options{nodes: *nodes, elections: *elections, referee: *referee, plant: *plant, mode: *mode}
 	if *trace {
 		o.trace = os.Stdout
 		*workers = 1
@@ -54,6 +55,9 @@ func main() {
 		}
 		if *mode != "" {
 			again += " -mode " + *mode
+		}
+		if *referee {
+			again += " -referee"
 		}
 		if *elections {
 			again += " -elections"

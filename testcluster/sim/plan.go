@@ -2,6 +2,7 @@ package main
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"mtm/coordinator"
 )
@@ -24,9 +25,21 @@ const (
 	plantDisorder = "recovery-out-of-order" // the donor sends the second of two first
 )
 
+// Those that need a referee.
+const (
+	plantTwoGrants  = "referee-grants-twice"  // the row is empty for everybody
+	plantGrantLost  = "referee-forgets"       // the disk loses the grant in a crash
+	plantEarlyClear = "referee-cleared-early" // the row is cleared when one of two is online
+	plantNoWait     = "referee-before-lease"  // a grant is asked for while the peer still has a lease
+)
+
+var refereePlants = []string{plantTwoGrants, plantGrantLost, plantEarlyClear, plantNoWait}
+
 var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder}
 
 var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
+
+var allPlants = slices.Concat(plants, electionPlants, refereePlants)
 
 const (
 	ms     = 1000
@@ -62,6 +75,10 @@ type plan struct {
 	freezeEvery uint64  // mean time between freezes of a process; 0: none
 	longAway    float64 // chance that a crashed node stays away long enough to be excluded
 	drift       float64 // clocks run faster or slower by up to this
+
+	hasReferee   bool
+	refereeEvery uint64  // mean time between faults of the referee; 0: none
+	refereeGone  float64 // chance that it does not come back at the end, when both nodes do
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -119,7 +136,7 @@ func (p *plan) setFaults(r *rand.Rand) {
 
 func (p plan) config() coordinator.Config {
 	return coordinator.Config{
-		Elections: p.elections, RecoverAfter: 300,
+		Elections: p.elections, RecoverAfter: 300, Referee: p.hasReferee,
 		MaxInFlight: p.limit, Reserve: p.reserve, Retransmit: p.repeat, ResolveAfter: p.resolve, ForgetEvery: 50,
 		Plant: coordinator.Plant{
 			MajorityPrepare: p.plant == plantMajority,
@@ -143,6 +160,14 @@ func (p *plan) setElections(r *rand.Rand) {
 	if p.mode == "calm" {
 		p.freezeEvery = 0
 	}
+}
+
+// setReferee draws what only runs with a referee have.
+func (p *plan) setReferee(r *rand.Rand) {
+	p.hasReferee = true
+	p.refereeEvery = pick[uint64](r, 0, 300*ms, 1*second)
+	p.refereeGone = pick(r, 0, 0.5)
+	p.awayChance = 0.4
 }
 
 // nodesFor is how many nodes a seed has, if not said otherwise.

@@ -19,7 +19,8 @@ type stream struct {
 	sent     map[mtm.GID]bool
 	payloads map[mtm.GID]mtm.RecPrepare
 	held     mtm.RecPrepare // by a planted fault
-	told     uint64         // when the end of the journal was told last
+	told     uint64         // when something was told of the end of the journal last
+	acked    uint64         // what is done there
 }
 
 func (n *node) stream(a coordinator.StreamJournal) {
@@ -79,7 +80,7 @@ func (s *stream) later() {
 // read sends a few records more: only what is durable counts.
 func (s *stream) read() {
 	n := s.n
-	for first := s.seq; s.seq < first+6 && s.pos < n.disk.durable; {
+	for first := s.seq; s.seq < first+6 && s.seq < s.acked+streamWindow && s.pos < n.disk.durable; {
 		rec := n.disk.records[s.pos]
 		s.pos++
 		if s.take(rec) {
@@ -92,7 +93,20 @@ func (s *stream) read() {
 		s.release()
 		s.send(mtm.RecoverDone{Stream: s.req.Stream, Life: s.n.life, Seq: s.next()})
 	}
+	if s.pos < n.disk.durable && n.w.now > s.told+50*ms {
+		s.told = n.w.now
+		s.send(mtm.RecoverDone{Stream: s.req.Stream, Life: s.n.life, Behind: uint64(n.disk.durable - s.pos)})
+	}
 	s.later()
+}
+
+// streamWindow is how many messages may be under way to a node, or not done there.
+const streamWindow = 8
+
+func (n *node) streamAcked(a coordinator.StreamAcked) {
+	if s := n.streams[a.To]; s != nil && s.req.Stream == a.Stream {
+		s.acked = max(s.acked, a.Seq)
+	}
 }
 
 // take sends what one record means to the node; true: it was the mark.

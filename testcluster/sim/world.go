@@ -20,6 +20,7 @@ type world struct {
 	clients  []*client
 	all      mtm.NodeSet
 	net      network
+	referee  referee
 	traps    []*trap
 	check    checker
 	payloads [][]image // what Payload.Data and Payload.Spill stand for
@@ -36,6 +37,7 @@ type options struct {
 	plant     string
 	mode      string
 	elections bool
+	referee   bool
 	trace     io.Writer
 }
 
@@ -48,9 +50,16 @@ func run(seed uint64, o options) (uint64, error) {
 
 func newWorld(seed uint64, o options) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x6d746d))
+	o.referee = o.referee || slices.Contains(refereePlants, o.plant)
+	if o.referee {
+		o.nodes, o.elections = 2, true
+	}
 	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant, o.mode), out: o.trace}
 	if o.elections || slices.Contains(electionPlants, o.plant) {
 		w.setElections(rng)
+	}
+	if o.referee {
+		w.setReferee(rng)
 	}
 	w.check = newChecker(w)
 	for i := 1; i <= w.plan.nodes; i++ {
@@ -60,6 +69,7 @@ func newWorld(seed uint64, o options) *world {
 		w.nodes = append(w.nodes, newNode(w, id))
 	}
 	w.net.init(w)
+	w.referee.w = w
 	return w
 }
 
@@ -68,6 +78,9 @@ func (w *world) play() {
 	w.tracef("plan %+v", w.plan)
 	w.setTraps()
 	w.setStorms()
+	if w.hasReferee {
+		w.referee.start()
+	}
 	for _, n := range w.nodes {
 		n.start()
 	}
@@ -124,6 +137,7 @@ func (w *world) beginCalm() {
 	w.calm = true
 	w.traps = nil
 	w.net.healAll()
+	w.calmReferee()
 	var away *node
 	if w.chance(w.awayChance) {
 		away = w.nodes[w.rng.IntN(len(w.nodes))]
@@ -142,6 +156,9 @@ func (w *world) beginCalm() {
 	why := func() string { return w.inDoubt(away) }
 	if w.elections {
 		why = func() string { return w.unrestWithout(away) }
+	}
+	if w.hasReferee {
+		why = func() string { return w.unrestAlone(away) }
 	}
 	w.waitFor(60*second, why, func() {
 		w.tracef("n%d comes back", away.id)

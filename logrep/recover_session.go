@@ -1,0 +1,132 @@
+package logrep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"mtm"
+)
+
+// recoverSession is the connection over which recovery commits.
+type recoverSession struct{ *applySession }
+
+// open connects, when no earlier session can commit any more, and reads the position.
+func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
+	conn, err := r.cfg.connect(ctx, appRecover, map[string]string{
+		"session_replication_role": "replica", "synchronous_commit": "on", "enable_seqscan": "off", "jit": "off", "lc_messages": "C",
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	s := &recoverSession{&applySession{
+		cfg: &r.cfg, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{}, fkStmts: map[string]*applyStmt{},
+	}}
+	err = endSessions(ctx, conn, "application_name = $1", appRecover)
+	if err == nil {
+		err = setOrigin(ctx, conn, r.cfg.RecoverOrigin)
+	}
+	var at uint64
+	if err == nil {
+		at, err = position(ctx, conn, r.cfg.RecoverOrigin)
+	}
+	if err != nil {
+		s.close()
+		return nil, 0, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.busy = busyGroup{pid: conn.PID()}
+	return s, at, nil
+}
+
+// recoverGroup commits all of group in one transaction, with the position of the last. The transaction writes something
+// of its own, so that PostgreSQL flushes it, and keeps the position, even if nothing else in it does.
+func (s *recoverSession) recoverGroup(group []recoverJob) error {
+	if s.nstmt > maxStmts {
+		if err := s.forget(); err != nil {
+			return err
+		}
+	}
+	s.stale = false
+	at := group[len(group)-1].at
+	s.sendOnce("BEGIN", sentStmt{})
+	s.sendOnce(fmt.Sprintf("SELECT pg_catalog.pg_replication_origin_xact_setup('%X/%X', pg_catalog.now())", uint32(at>>32), uint32(at)), sentStmt{})
+	s.sendOnce("SELECT pg_catalog.pg_logical_emit_message(true, '"+prefixRecovered+"', '')", sentStmt{})
+	for _, job := range group {
+		if err := s.apply(job); err != nil {
+			return fmt.Errorf("%s: %w", job.gid, err)
+		}
+	}
+	if err := s.drain(); err != nil { // the answers are counted before anything is committed
+		return err
+	}
+	s.sendOnce("COMMIT", sentStmt{})
+	s.sync()
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if err := s.answers(); err != nil {
+		return err
+	}
+	if err := s.ready(); err != nil {
+		return err
+	}
+	s.settled()
+	for _, job := range group {
+		if job.payload.Has(mtm.PayloadDDL) {
+			s.cfg.Catalog.changed()
+		}
+	}
+	return nil
+}
+
+// apply runs one payload.
+func (s *recoverSession) apply(job recoverJob) error {
+	in, err := openPayload(job.payload, s.cfg.Spills)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	t := &applyTxn{
+		applySession: s.applySession, job: &applyJob{gid: job.gid, payload: job.payload},
+		rels: map[uint32]*applyRel{}, known: map[uint32][]byte{},
+	}
+	for {
+		f, err := in.next()
+		if err == io.EOF {
+			err = t.endRun()
+			if err == nil {
+				return nil
+			}
+		} else if err == nil {
+			err = t.frame(f)
+		}
+		if err != nil {
+			return errors.Join(err, t.stopCopy())
+		}
+	}
+}
+
+// learned prepares s for another try, if something was learned from err that may make it succeed.
+func (s *recoverSession) learned(err error) bool {
+	var st *stmtError
+	if !errors.As(err, &st) {
+		return false
+	}
+	if _, missing := missingRow(err); missing {
+		return false
+	}
+	if st.rel != nil && s.learnFrom(st) {
+		return true
+	}
+	if s.stale { // a statement prepared before the table changed?
+		s.stale = false
+		return s.forget() == nil
+	}
+	return false
+}
+
+// prefixRecovered is the prefix of the logical message in each local transaction of recovery.
+const prefixRecovered = "mtm.recovered"

@@ -1,0 +1,64 @@
+package gateway
+
+import (
+	"mtm/sql/statement"
+)
+
+// hidden is a text in which catalogs were replaced by what they hold without rows of mtm's own.
+type hidden struct {
+	text    string // as the client sent it
+	patches []statement.Patch
+}
+
+func newHidden(text string, patches []statement.Patch) *hidden { return &hidden{text, patches} }
+
+// hideOurs makes the Query in session.batch one that shows nothing of mtm in the catalog.
+func (s *session) hideOurs(stmts []*statement.Statement, text string) {
+	var h *hidden
+	for _, st := range stmts {
+		if len(st.Hide) > 0 && h == nil {
+			h = newHidden(text, nil)
+		}
+		if h != nil {
+			h.patches = append(h.patches, st.Hide...)
+		}
+	}
+	if h != nil {
+		s.batch = appendQuery(s.batch[:0], statement.Apply(text, h.patches))
+	}
+	s.mu.Lock()
+	s.hide = h
+	s.mu.Unlock()
+}
+
+// position says where in the client's text that is what PostgreSQL calls position n, both in characters from 1.
+func (h *hidden) position(n int) int {
+	before, done := 0, 0 // characters of the text sent, bytes of the client's
+	for _, p := range h.patches {
+		before += characters(h.text[done:p.At])
+		if n-1 < before {
+			break
+		}
+		long, short := characters(p.Text), characters(h.text[p.At:p.At+p.Len])
+		if n-1 < before+long {
+			return n - (n - 1 - before) // the name itself
+		}
+		n -= long - short
+		before += short
+		done = p.At + p.Len
+	}
+	return n
+}
+
+// asSent gives the position in an error in terms of what the client sent; mu is held.
+func (s *session) asSent(e expect, msg []byte) []byte {
+	switch {
+	case e.op == 'Q' && e.shift != 0:
+		return shiftPosition(msg, e.shift)
+	case e.op == 'Q' && s.hide != nil && e.role == roleClient:
+		return mapPosition(msg, s.hide.position)
+	case e.op == 'P' && e.parse != nil && e.parse.hide != nil:
+		return mapPosition(msg, e.parse.hide.position)
+	}
+	return msg
+}

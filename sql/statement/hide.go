@@ -1,0 +1,170 @@
+package statement
+
+import (
+	"strings"
+
+	t "github.com/pganalyze/pg_query_go/v6"
+)
+
+// Patch replaces Len bytes of a text, from At on, by Text.
+type Patch struct {
+	At, Len int
+	Text    string
+}
+
+// Apply carries out patches that are in the order of their places and do not overlap.
+func Apply(text string, patches []Patch) string {
+	var b strings.Builder
+	done := 0
+	for _, p := range patches {
+		b.WriteString(text[done:p.At])
+		b.WriteString(p.Text)
+		done = p.At + p.Len
+	}
+	b.WriteString(text[done:])
+	return b.String()
+}
+
+// ownNamespace is true of what is not in schema mtm, whose objects hidden keeps from who reads the catalog.
+const ownNamespace = ` OPERATOR(pg_catalog.<>) 'mtm'::pg_catalog.regnamespace)`
+
+// hidden says, for each catalog that has rows of ours, what a client sees instead of it: all columns, in their order, without those
+// rows. %s is where tableoid goes if it is asked for.
+var hidden = map[string]string{
+	"pg_class":              `(SELECT %s* FROM pg_catalog.pg_class WHERE relnamespace` + ownNamespace,
+	"pg_proc":               `(SELECT %s* FROM pg_catalog.pg_proc WHERE pronamespace` + ownNamespace,
+	"pg_type":               `(SELECT %s* FROM pg_catalog.pg_type WHERE typnamespace` + ownNamespace,
+	"pg_constraint":         `(SELECT %s* FROM pg_catalog.pg_constraint WHERE connamespace` + ownNamespace,
+	"pg_namespace":          `(SELECT %s* FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.<>) 'mtm')`,
+	"pg_publication":        `(SELECT %s* FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
+	"pg_publication_tables": `(SELECT %s* FROM pg_catalog.pg_publication_tables WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
+	"pg_event_trigger": `(SELECT %s* FROM pg_catalog.pg_event_trigger WHERE evtname OPERATOR(pg_catalog.<>) ALL ` +
+		`('{mtm_ddl,mtm_before_ddl,mtm_drop}'::pg_catalog.name[]))`,
+	"pg_prepared_xacts": `(SELECT %s* FROM pg_catalog.pg_prepared_xacts WHERE gid OPERATOR(pg_catalog.!~~) 'mtm-%%')`,
+	"pg_replication_slots": `(SELECT %s* FROM pg_catalog.pg_replication_slots ` +
+		`WHERE slot_name OPERATOR(pg_catalog.!~) '^mtm(_|$)')`,
+	"pg_tables":  `(SELECT %s* FROM pg_catalog.pg_tables WHERE schemaname OPERATOR(pg_catalog.<>) 'mtm')`,
+	"pg_views":   `(SELECT %s* FROM pg_catalog.pg_views WHERE schemaname OPERATOR(pg_catalog.<>) 'mtm')`,
+	"pg_indexes": `(SELECT %s* FROM pg_catalog.pg_indexes WHERE schemaname OPERATOR(pg_catalog.<>) 'mtm')`,
+	"pg_sequence": `(SELECT %sseqrelid, seqtypid, COALESCE(user_start, seqstart) AS seqstart, ` +
+		`COALESCE(user_increment, seqincrement) AS seqincrement, COALESCE(user_max, seqmax) AS seqmax, ` +
+		`COALESCE(user_min, seqmin) AS seqmin, seqcache, seqcycle FROM pg_catalog.pg_sequence p LEFT JOIN mtm.sequences m ` +
+		`ON m.seqid OPERATOR(pg_catalog.=) p.seqrelid AND m.stepped)`,
+}
+
+// hiddenIdentity is hidden["pg_class"] for who asks for the replica identity: that FULL is our doing does not show. The columns
+// are those of PostgreSQL 15; none was taken away since.
+const hiddenIdentity = `(SELECT %soid, relname, relnamespace, reltype, reloftype, relowner, relam, relfilenode, reltablespace, ` +
+	`relpages, reltuples, relallvisible, reltoastrelid, relhasindex, relisshared, relpersistence, relkind, relnatts, relchecks, ` +
+	`relhasrules, relhastriggers, relhassubclass, relrowsecurity, relforcerowsecurity, relispopulated, ` +
+	`CASE WHEN relreplident OPERATOR(pg_catalog.=) 'f' AND EXISTS (SELECT FROM mtm.full_identity f ` +
+	`WHERE f.relid OPERATOR(pg_catalog.=) pg_class.oid) THEN 'd' ELSE relreplident END AS relreplident, ` +
+	`relispartition, relrewrite, relfrozenxid, relminmxid, relacl, reloptions, relpartbound ` +
+	`FROM pg_catalog.pg_class WHERE relnamespace` + ownNamespace
+
+// hide finds the catalogs that a query reads in which rows of ours would show. Who names mtm asks for them. A query with GROUP BY
+// is left alone: it may rest on the primary key of a catalog.
+func hide(w words, s *Statement) {
+	if s.Kind != Read || s.Has(OwnSchema) || w.at(0) == t.Token_EXPLAIN {
+		return
+	}
+	found := false
+	for i, tok := range w.tokens {
+		if tok.code == t.Token_GROUP_P || tok.code == t.Token_GROUPING {
+			return
+		}
+		if tok.end-tok.start <= maxHidden {
+			_, ok := hidden[strings.ToLower(w.word(i))]
+			found = found || ok
+		}
+	}
+	if !found || containsFold(w.text[w.tokens[0].start:w.tokens[len(w.tokens)-1].end], "mtm") {
+		return
+	}
+	s.Hide = catalogsRead(w)
+}
+
+// maxHidden is how long the names of hidden are, at most, in bytes.
+const maxHidden = len("pg_publication_tables")
+
+// catalogsRead makes the patches: of names that stand where FROM expects a table.
+func catalogsRead(w words) (patches []Patch) {
+	oids, identity := w.mentions("tableoid"), w.mentions("relreplident")
+	var from []bool // per depth of parentheses: in a FROM list
+	from = append(from, false)
+	table := false // a table may come
+	for i := 0; i < len(w.tokens); i++ {
+		top := len(from) - 1
+		switch w.at(i) {
+		case '(':
+			from = append(from, table)
+			continue
+		case ')':
+			if top > 0 {
+				from = from[:top]
+			}
+		case t.Token_FROM:
+			from[top] = w.at(i-1) != t.Token_DISTINCT
+			table = from[top]
+			continue
+		case t.Token_JOIN:
+			table = true
+			continue
+		case ',':
+			table = from[top]
+			continue
+		case t.Token_ONLY, t.Token_LATERAL_P:
+			continue
+		case t.Token_SELECT, t.Token_WHERE, t.Token_ORDER, t.Token_LIMIT, t.Token_HAVING, t.Token_UNION, t.Token_INTERSECT,
+			t.Token_EXCEPT, t.Token_WINDOW, t.Token_OFFSET, t.Token_FETCH:
+			from[top] = false
+		case t.Token_IDENT:
+			if table {
+				first := i
+				if w.word(i) == "pg_catalog" && w.at(i+1) == '.' {
+					i += 2
+				}
+				if p, ok := w.hiddenAt(first, i, oids, identity); ok {
+					patches = append(patches, p)
+				}
+			}
+		}
+		table = false
+	}
+	return patches
+}
+
+// hiddenAt is the patch for the table whose name is tokens first to last, if it is one of hidden.
+func (w words) hiddenAt(first, last int, oids, identity bool) (p Patch, ok bool) {
+	name := strings.ToLower(w.word(last))
+	sub, ok := hidden[name]
+	if !ok || w.at(last+1) == '.' || w.at(last+1) == '(' {
+		return p, false
+	}
+	if name == "pg_class" && identity {
+		sub = hiddenIdentity
+	}
+	column := ""
+	if oids && !strings.HasSuffix(name, "s") { // not of views
+		column = "tableoid, "
+		if name == "pg_sequence" {
+			column = "p.tableoid, "
+		}
+	}
+	sub = strings.ReplaceAll(strings.Replace(sub, "%s", column, 1), "%%", "%")
+	if next := last + 1; w.at(next) != t.Token_AS && !(next < len(w.tokens) && w.tokens[next].alias) {
+		sub += " AS " + name
+	}
+	at := w.tokens[first].start
+	return Patch{At: at, Len: w.tokens[last].end - at, Text: sub}, true
+}
+
+// mentions reports whether some token is this word, which is in lower case.
+func (w words) mentions(word string) bool {
+	for i, tok := range w.tokens {
+		if tok.end-tok.start == len(word) && strings.ToLower(w.word(i)) == word {
+			return true
+		}
+	}
+	return false
+}
