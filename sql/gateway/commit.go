@@ -180,6 +180,8 @@ func (s *session) prepareBlock(ctx context.Context, age uint64) (failure *mtm.Er
 		s.reportPrepared(step{err: e})
 		return e, s.rollback()
 	}
+	s.setCalm(true)
+	defer s.setCalm(false)
 	s.resetStep(false)
 	s.appendPrepare()
 	s.sync(true)

@@ -90,6 +90,7 @@ type session struct {
 	out     []byte     // for the client, not written yet
 	holdAt  int        // out is held back from here on; -1: nothing is
 	strict  bool       // hold the client's CommandComplete back, however long what precedes it
+	calm    bool       // what is in out waits for more
 	spilled bool       // some of what was to be held back was sent
 	lost    error      // writing to the client failed
 
