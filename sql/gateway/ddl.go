@@ -75,7 +75,9 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 		s.release(appendError(nil, 'E', "ERROR", e))
 		return true, true, nil
 	}
-	s.noteChain(st, tx)
+	if st.Kind == statement.Rollback {
+		s.noteChain(st, tx)
+	}
 	switch {
 	case st.Kind == statement.Begin && implicit:
 		// The block becomes an explicit one, as PostgreSQL does with an implicit one.

@@ -128,9 +128,10 @@ func (s *session) describeParse(m *meta, text string, params []byte) {
 	}
 	st := stmts[0]
 	m.def.stmt = st
+	if st.Kind == statement.DDL {
+		m.def.text = ddlText(st, text)
+	}
 	switch {
-	case st.Kind == statement.DDL:
-		m.def.text = st.Text(text)
 	case st.Kind == statement.Begin && !st.Has(statement.AccessMode) && !s.clientReadOnly:
 		s.replaceParse(m, writable(st, text), params)
 	case len(st.Hide) > 0:

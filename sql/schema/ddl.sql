@@ -96,6 +96,46 @@ BEGIN
     END IF;
 END $$;
 
+-- DDL inside functions and DO, where the gateway cannot see it, is told to the other nodes from here: PG_CONTEXT has its text. It runs as
+-- whoever runs the statement, with his search_path. mtm.gateway: the session is a client's; mtm.ddl_open: '' or who told the others of
+-- the statement that runs, 'gateway' or 'nested'.
+CREATE OR REPLACE FUNCTION mtm.nested_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE
+    stack text;
+    sent text;
+    n bigint;
+BEGIN
+    IF pg_catalog.current_setting('mtm.gateway', true) IS DISTINCT FROM 'on'
+        OR pg_catalog.current_setting('mtm.ddl_open', true) OPERATOR(pg_catalog.<>) '' THEN
+        RETURN;
+    END IF;
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    n := pg_catalog.strpos(stack, E'\n');
+    stack := pg_catalog.substr(stack, (n OPERATOR(pg_catalog.+) 1)::int); -- without the line about this function
+    IF n OPERATOR(pg_catalog.=) 0 THEN -- not in a function; the gateway did not understand it, or it is about temporary objects
+        sent := pg_catalog.current_query();
+    ELSIF pg_catalog.starts_with(stack, 'SQL statement "') THEN
+        sent := pg_catalog.substr(stack, 16);
+        sent := pg_catalog.left(sent, pg_catalog.strpos(sent, E'"\nPL/pgSQL function ') OPERATOR(pg_catalog.-) 1);
+    ELSIF pg_catalog.starts_with(stack, 'SQL function "') THEN
+        SELECT pg_catalog.min(p.prosrc), pg_catalog.count(*) INTO sent, n
+        FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+        WHERE l.lanname OPERATOR(pg_catalog.=) 'sql'
+          AND p.proname OPERATOR(pg_catalog.=) pg_catalog.substring(stack, '^SQL function "([^\n]*)" (?:statement|during)');
+        IF n OPERATOR(pg_catalog.<>) 1 OR sent OPERATOR(pg_catalog.~) ';\s*\S' THEN
+            sent := NULL;
+        END IF;
+    END IF;
+    IF coalesce(sent, '') OPERATOR(pg_catalog.=) '' THEN
+        RAISE EXCEPTION '% cannot be sent to the other nodes from where it is', tg_tag USING ERRCODE = 'feature_not_supported',
+            DETAIL = 'Its text cannot be told.', HINT = 'Use a function in PL/pgSQL, or run the statement by itself.';
+    END IF;
+    PERFORM pg_catalog.set_config('mtm.ddl_scope', '', true), pg_catalog.set_config('mtm.ddl_open', 'nested', true),
+        pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object('v', 1, 'text', sent,
+            'role', current_user, 'session_user', session_user, 'search_path', pg_catalog.current_setting('search_path'),
+            'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies')))::text);
+END $$;
+
 CREATE OR REPLACE FUNCTION mtm.on_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -108,9 +148,15 @@ DECLARE
     r record;
     mode text;
 BEGIN
-    -- A policy, rule or trigger has no schema of its own.
-    PERFORM mtm.note_ddl(bool_or(schema_name IS DISTINCT FROM 'pg_temp' AND object_identity !~ ' on pg_temp\.'))
+    -- A policy, rule or trigger has no schema of its own; GRANT says nothing at all.
+    PERFORM mtm.note_ddl(bool_or(schema_name IS DISTINCT FROM 'pg_temp' AND coalesce(object_identity, '') !~ ' on pg_temp\.'))
         FROM pg_event_trigger_ddl_commands() HAVING count(*) > 0;
+    IF current_setting('mtm.ddl_open', true) = 'nested' THEN
+        PERFORM pg_logical_emit_message(true, 'mtm.ddlend', ''), set_config('mtm.ddl_open', '', true);
+        IF current_setting('mtm.ddl_scope', true) <> 'temporary' THEN
+            PERFORM set_config('mtm.ddl_nested', 'on', true);
+        END IF;
+    END IF;
     IF tg_tag NOT IN ('CREATE SEQUENCE', 'ALTER SEQUENCE', 'CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO',
         'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') THEN
         RETURN;

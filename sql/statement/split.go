@@ -16,8 +16,15 @@ type Statement struct {
 	Target string // DDL: the table or view it is about, as written; empty if that is not plain
 	GID    string // PrepareTx, FinishPrepared: the name, if it is a plain literal
 	Why    string // Refused: what the client is told
+	Hint   string // … and what he can do
+	Verb   string // DDL: the first word, in lower case
 
-	Hide []Patch // Read: of the text it was found in, so that what is ours does not show in the catalog
+	// Hide changes the text that the statement was found in. Read: so that what is ours does not show in the catalog. DDL: CONCURRENTLY
+	// becomes blanks.
+	Hide []Patch
+	// Without is such a change for REFRESH MATERIALIZED VIEW CONCURRENTLY, which uses a temporary table: it is needed if that
+	// cannot be prepared.
+	Without []Patch
 
 	wrote atomic.Bool  // a Read that PostgreSQL refused with 25006
 	slow  atomic.Int32 // executions left for which Slow is true
