@@ -303,6 +303,13 @@ func (t *applyTxn) truncate(m *pgoutput.Truncate) error {
 			names = append(names, "ONLY "+rel.name)
 		}
 	}
+	if len(names) > 1 {
+		parents, err := t.wholePartitioned(names)
+		if err != nil {
+			return err
+		}
+		names = append(names, parents...)
+	}
 	sql := "TRUNCATE " + strings.Join(names, ", ")
 	if m.RestartIdentity {
 		sql += " RESTART IDENTITY"
@@ -312,4 +319,18 @@ func (t *applyTxn) truncate(m *pgoutput.Truncate) error {
 	}
 	t.sendOnce(sql, sentStmt{})
 	return nil
+}
+
+// wholePartitioned lists the partitioned tables of which every leaf is among tables, as truncate names them. The stream names
+// leaves only, and a foreign key that belongs to a partitioned table wants that one truncated too.
+func (t *applyTxn) wholePartitioned(tables []string) ([]string, error) {
+	quoted := make([]string, len(tables))
+	for i, name := range tables {
+		quoted[i] = quoteLiteral(strings.TrimPrefix(name, "ONLY "))
+	}
+	return t.rows("WITH listed AS (SELECT pg_catalog.to_regclass(n) AS r FROM pg_catalog.unnest(ARRAY[" + strings.Join(quoted, ", ") +
+		"]::pg_catalog.text[]) n) SELECT DISTINCT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) " +
+		"FROM listed, pg_catalog.pg_partition_ancestors(r) a (relid) JOIN pg_catalog.pg_class c ON c.oid = a.relid " +
+		"JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'p' AND NOT EXISTS (" +
+		"SELECT FROM pg_catalog.pg_partition_tree(a.relid) l WHERE l.isleaf AND l.relid NOT IN (SELECT r FROM listed))")
 }

@@ -16,10 +16,14 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 	temporary := s.temporary
 	s.mu.Unlock()
 	if temporary && st.Target != "" {
-		s.inject(injDDLUnlessTemp, roleDDL, text, st.Target)
+		s.inject(injDDLUnlessTemp, roleOurs, text, st.Target)
 		return
 	}
-	s.inject(injDDL, roleDDL, text)
+	if st.Runs != "" {
+		s.inject(injDDLExecute, roleOurs, text, st.Runs)
+		return
+	}
+	s.inject(injDDL, roleOurs, text)
 }
 
 // pieces runs a Query of several statements, with transaction control or DDL among them, one statement after the other.

@@ -1,5 +1,7 @@
 package gateway
 
+import "strings"
+
 // injected names the statements that the gateway runs of its own accord. Each is prepared once per session, under a
 // name that clients have no business with, so that it costs a Bind and an Execute, and disturbs neither the client's
 // unnamed statement nor the text that pg_stat_activity shows of his own.
@@ -13,6 +15,7 @@ const (
 	injLocks
 	injDDL
 	injDDLUnlessTemp
+	injDDLExecute
 	injDDLEnd
 	injGuardOn
 	injGuardOff
@@ -56,8 +59,16 @@ var injectedText = [injCount]string{
 		"AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) " +
 		"AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,mtm}'::pg_catalog.name[])) END",
 	injDDL: ddlMessage,
-	injDDLUnlessTemp: ddlMessage + " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class " +
-		"WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) AND relpersistence OPERATOR(pg_catalog.=) 't')",
+	// Something may be temporary that the event triggers do not speak of.
+	// If the target is temporary, the event triggers need only say whether anything else is not.
+	injDDLUnlessTemp: strings.Replace(ddlMessage, "'mtm.ddl_scope', ''", "'mtm.ddl_scope', CASE WHEN EXISTS ("+
+		"SELECT FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) "+
+		"AND relpersistence OPERATOR(pg_catalog.=) 't') THEN 'temporary' ELSE '' END", 1),
+	injDDLExecute: strings.Replace(ddlMessage, "'v', 1,", "'v', 1, 'prepared', $2::pg_catalog.text, 'prepare', ("+
+		"SELECT CASE WHEN from_sql THEN statement ELSE pg_catalog.format('PREPARE %I %s AS %s', name, CASE WHEN "+
+		"pg_catalog.cardinality(parameter_types) OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('(%s)', "+
+		"pg_catalog.array_to_string(parameter_types, ',')) END, statement) END "+
+		"FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.=) $2),", 1),
 	// The event triggers of schema mtm say what the statement was about.
 	injDDLEnd:   "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', '')",
 	injGuardOn:  "SET default_transaction_read_only = on",
@@ -71,7 +82,7 @@ var injectedText = [injCount]string{
 }
 
 var injectedName = [injCount]string{
-	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp",
+	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_execute",
 	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
 }
 
@@ -86,7 +97,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit:
+	case injDDL, injDDLUnlessTemp, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit:
 		portal = ownPortal
 	}
 	name := injectedName[which]

@@ -14,7 +14,8 @@ func (s *session) runWrapped(ctx context.Context, u *unit) error {
 	s.srv.count.wrapped.Add(1)
 	age := uint64(time.Now().UnixMicro())
 	u.temporary = s.isTemporary()
-	fast := u.fast && !u.temporary && !u.stmts[0].Slow() && len(s.batch) <= batchLimit
+	// Not the first time: one that is cancelled for taking long has used up its values of sequences.
+	fast := u.fast && !u.temporary && u.stmts[0].Seen() && !u.stmts[0].Slow() && len(s.batch) <= batchLimit
 	for attempt := 0; ; attempt++ {
 		again, err := s.attempt(ctx, u, fast, age, attempt)
 		if err != nil || !again {

@@ -86,14 +86,38 @@ BEGIN
         AND (any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0);
 END $$;
 
--- Remembers, up to the end of the transaction or until the gateway asks, whether a statement changed temporary objects only: the
--- other nodes must not run it then, and the transaction need not be prepared, which PostgreSQL would refuse.
+-- Remembers in mtm.ddl_scope, up to the end of the transaction or until the gateway asks, what a statement was about: 'permanent'
+-- objects; 'temporary' ones only, so that the other nodes must not run it, and the transaction need not be prepared, which PostgreSQL
+-- would refuse; or 'nothing' (IF EXISTS).
 CREATE OR REPLACE FUNCTION mtm.note_ddl(permanent boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF permanent OR coalesce(current_setting('mtm.ddl_scope', true), '') = '' THEN
+    IF permanent OR coalesce(current_setting('mtm.ddl_scope', true), '') IN ('', 'nothing') THEN
         PERFORM set_config('mtm.ddl_scope', CASE WHEN permanent THEN 'permanent' ELSE 'temporary' END, true);
     END IF;
+END $$;
+
+-- Whether an object is as short-lived as a temporary one: it is one, it belongs to one (a policy, rule or trigger has no schema of its
+-- own), or it is a function whose signature names one and goes with it. Those are remembered by the session, as long as they can live.
+CREATE OR REPLACE FUNCTION mtm.is_temporary(class oid, object oid, identity text, temporary boolean) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known text := coalesce(current_setting('mtm.local_functions', true), '');
+BEGIN
+    IF temporary OR identity ~ ' on pg_temp\.' THEN
+        RETURN true;
+    ELSIF class IS DISTINCT FROM 'pg_proc'::regclass THEN
+        RETURN false;
+    ELSIF strpos(known, ',' || object || ',') > 0 THEN
+        RETURN true;
+    ELSIF EXISTS (SELECT FROM pg_depend d LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+            LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+            WHERE d.classid = class AND d.objid = object
+              AND coalesce(t.typnamespace, c.relnamespace) = pg_my_temp_schema()) THEN
+        PERFORM set_config('mtm.local_functions', coalesce(nullif(known, ''), ',') || object || ',', false);
+        RETURN true;
+    END IF;
+    RETURN false;
 END $$;
 
 -- DDL inside functions and DO, where the gateway cannot see it, is told to the other nodes from here: PG_CONTEXT has its text. It runs as
@@ -106,8 +130,9 @@ DECLARE
     n bigint;
 BEGIN
     IF pg_catalog.current_setting('mtm.gateway', true) IS DISTINCT FROM 'on'
-        OR pg_catalog.current_setting('mtm.ddl_open', true) OPERATOR(pg_catalog.<>) '' THEN
-        RETURN;
+        OR pg_catalog.current_setting('mtm.ddl_open', true) OPERATOR(pg_catalog.<>) ''
+        OR tg_tag OPERATOR(pg_catalog.=) ANY ('{CREATE SUBSCRIPTION,ALTER SUBSCRIPTION,DROP SUBSCRIPTION,REINDEX}'::text[]) THEN
+        RETURN; -- the last are this node's own
     END IF;
     GET DIAGNOSTICS stack = PG_CONTEXT;
     n := pg_catalog.strpos(stack, E'\n');
@@ -139,7 +164,8 @@ END $$;
 CREATE OR REPLACE FUNCTION mtm.on_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM mtm.note_ddl(bool_or(NOT is_temporary)) FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
+    PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, is_temporary)))
+        FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.on_ddl() RETURNS event_trigger
@@ -148,12 +174,14 @@ DECLARE
     r record;
     mode text;
 BEGIN
-    -- A policy, rule or trigger has no schema of its own; GRANT says nothing at all.
-    PERFORM mtm.note_ddl(bool_or(schema_name IS DISTINCT FROM 'pg_temp' AND coalesce(object_identity, '') !~ ' on pg_temp\.'))
+    PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, schema_name IS NOT DISTINCT FROM 'pg_temp')))
         FROM pg_event_trigger_ddl_commands() HAVING count(*) > 0;
+    IF coalesce(current_setting('mtm.ddl_scope', true), '') = '' AND tg_tag ~ '^(CREATE|DROP) ' AND tg_tag <> 'DROP OWNED' THEN
+        PERFORM set_config('mtm.ddl_scope', 'nothing', true);
+    END IF;
     IF current_setting('mtm.ddl_open', true) = 'nested' THEN
         PERFORM pg_logical_emit_message(true, 'mtm.ddlend', ''), set_config('mtm.ddl_open', '', true);
-        IF current_setting('mtm.ddl_scope', true) <> 'temporary' THEN
+        IF current_setting('mtm.ddl_scope', true) NOT IN ('temporary', 'nothing') THEN
             PERFORM set_config('mtm.ddl_nested', 'on', true);
         END IF;
     END IF;
@@ -187,6 +215,6 @@ BEGIN
         AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

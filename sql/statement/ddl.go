@@ -24,7 +24,7 @@ func classifyDDL(w words, s *Statement) {
 	case t.Token_SYSTEM_P:
 		s.Kind = Local
 		return
-	case t.Token_DATABASE, t.Token_TABLESPACE:
+	case t.Token_DATABASE, t.Token_TABLESPACE, t.Token_SUBSCRIPTION:
 		if w.at(0) != t.Token_COMMENT && w.at(0) != t.Token_GRANT && w.at(0) != t.Token_REVOKE {
 			s.Kind, s.Flags = Local, Unguarded
 		}
@@ -41,6 +41,13 @@ func classifyDDL(w words, s *Statement) {
 	}
 	if w.at(i) == t.Token_FUNCTION || w.at(i) == t.Token_PROCEDURE {
 		s.Flags |= Routine
+	}
+	if k := w.find(t.Token_EXECUTE); k > 0 && w.at(k-1) == t.Token_AS {
+		if s.Runs = w.word(k + 1); strings.HasPrefix(s.Runs, `"`) {
+			s.Runs = strings.ReplaceAll(strings.Trim(s.Runs, `"`), `""`, `"`)
+		} else {
+			s.Runs = strings.ToLower(s.Runs)
+		}
 	}
 	s.Target = target(w, i)
 	if len(s.Target) > 8 && (hasTempSchema(s.Target)) {

@@ -54,6 +54,12 @@ var hidden = map[string]string{
 		`ON m.seqid OPERATOR(pg_catalog.=) p.seqrelid AND m.stepped)`,
 }
 
+// views are those of hidden that have no tableoid.
+var views = map[string]bool{
+	"pg_publication_tables": true, "pg_prepared_xacts": true, "pg_replication_slots": true, "pg_locks": true, "pg_tables": true,
+	"pg_views": true, "pg_indexes": true,
+}
+
 // hiddenIdentity is hidden["pg_class"] for who asks for the replica identity: that FULL is our doing does not show. The columns
 // are those of PostgreSQL 15; none was taken away since.
 const hiddenIdentity = `(SELECT %soid, relname, relnamespace, reltype, reloftype, relowner, relam, relfilenode, reltablespace, ` +
@@ -147,7 +153,7 @@ func (w words) hiddenAt(first, last int, oids, identity bool) (p Patch, ok bool)
 		sub = hiddenIdentity
 	}
 	column := ""
-	if oids && !strings.HasSuffix(name, "s") { // not of views
+	if oids && !views[name] {
 		column = "tableoid, "
 		if name == "pg_sequence" {
 			column = "p.tableoid, "
