@@ -29,6 +29,10 @@ type applyTxn struct {
 	copying  bool   // they go by COPY: it is open
 	copyBuf  []byte // rows not written yet
 
+	gone      []*rowChange // consecutive DELETEs by content, of one table, not sent yet
+	goneKeys  []string     // their rows
+	goneBytes int
+
 	skip int // depth of DDL whose own row changes are not applied
 
 	state    *catalogState // what is known of tables
@@ -87,6 +91,9 @@ func (t *applyTxn) prepare() error {
 	if err := t.endRun(); err != nil {
 		return err
 	}
+	if err := t.endGone(); err != nil {
+		return err
+	}
 	if err := t.checkReferences(); err != nil {
 		return err
 	}
@@ -114,6 +121,11 @@ func (t *applyTxn) prepare() error {
 func (t *applyTxn) frame(f frame) error {
 	if t.skip > 0 && f.kind != 'M' && f.kind != 'R' {
 		return nil
+	}
+	if f.kind != 'D' && len(t.gone) > 0 {
+		if err := t.endGone(); err != nil {
+			return err
+		}
 	}
 	if f.kind == 'I' {
 		return t.insert(f.body)
@@ -188,6 +200,9 @@ func (t *applyTxn) delete(m *pgoutput.Delete) error {
 	}
 	c := &rowChange{rel: rel}
 	if err := c.identify(m.OldKind, m.Old); err != nil {
+		return err
+	}
+	if held, err := t.hold(c, m); held || err != nil {
 		return err
 	}
 	return t.change(c)

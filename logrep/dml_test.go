@@ -173,6 +173,15 @@ func TestKeylessDuplicates(t *testing.T) {
 	p.commit(`INSERT INTO k SELECT g % 3, '[]', 'x' FROM generate_series(1, 2000) g`)
 	p.commit("UPDATE k SET c = 'y' WHERE a = 1", "DELETE FROM k WHERE a = 2")
 	require.Positive(t, p.same("k"))
+	// Many at once, with equal rows, NULLs, and text that needs quoting.
+	p.commit(`INSERT INTO k SELECT nullif(g % 5, 4), CASE WHEN g % 7 > 0 THEN '{"a": "\\"}'::json END, nullif(E'q"\\ä,' || g % 3, 'x') FROM generate_series(1, 3000) g`)
+	p.commit("DELETE FROM k WHERE ctid IN (SELECT ctid FROM k WHERE b IS NULL OR a = 3 LIMIT 700)", "INSERT INTO n VALUES (77)",
+		"DELETE FROM k WHERE a IS NULL", "INSERT INTO n VALUES (78)", "DELETE FROM k WHERE ctid IN (SELECT ctid FROM k LIMIT 20)")
+	require.Positive(t, p.same("k", "n"))
+	p.b.exec("DELETE FROM k WHERE ctid IN (SELECT ctid FROM k WHERE a = 0 LIMIT 1)")
+	err := p.apply(p.prepare("DELETE FROM k WHERE a = 0"))
+	require.NotNil(t, err)
+	require.Equal(t, mtm.CodeSerialization, err.Code)
 }
 
 func TestPartitionsAndInheritance(t *testing.T) {
