@@ -222,21 +222,16 @@ func (s *session) isPlain() (plain bool, failure *mtm.Error, err error) {
 	s.mu.Lock()
 	b, temporary := s.block, s.temporary
 	s.mu.Unlock()
-	var probe injected
 	switch {
 	case b.ddl:
 		return false, nil, nil
 	case b.readOnly:
 		return true, nil, nil
-	case temporary:
-		probe = injLocks
-	case b.wrote:
+	case b.wrote && !temporary:
 		return false, nil, nil
-	default:
-		probe = injProbe
 	}
 	s.resetStep(false)
-	s.inject(probe, roleAsk)
+	s.inject(injLocks, roleAsk)
 	s.sync(true)
 	if err := s.send(); err != nil {
 		return false, nil, err
@@ -260,6 +255,7 @@ func (s *session) commitQuery(ctx context.Context, st *statement.Statement) erro
 	}
 	if failure == nil && plain {
 		s.srv.count.plainCommits.Add(1)
+		s.noteChain(st, 'T')
 		return s.forward(false)
 	}
 	characteristics := ""
@@ -326,6 +322,6 @@ func (s *session) chained(characteristics string) {
 func (s *session) chainAfterFailure(st *statement.Statement) (characteristics string, ours bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ours = s.tx == 'E' && st.Has(statement.Chain) && !s.block.native && !s.clientReadOnly
+	ours = s.tx == 'E' && st.Has(statement.Chain) && !s.block.native && (!s.clientReadOnly || s.block.chain != "")
 	return s.block.chain, ours
 }

@@ -21,7 +21,6 @@ const (
 	roleOurs                // injected: nobody sees it, an error is kept
 	roleAsk                 // injected: the first column of its row is kept in step.value
 	rolePrepare             // PREPARE TRANSACTION
-	roleDDL                 // the message that carries a DDL statement; no row: it was about a temporary object
 	roleDDLEnd              // its end; the first column of its row says what it was about: mtm.note_ddl
 )
 
@@ -60,7 +59,6 @@ type block struct {
 	readOnly bool   // BEGIN READ ONLY
 	ran      bool   // some statement ran that may have written
 	wrote    bool   // some statement wrote, by its tag
-	told     bool   // a DDL message went out for the statement that runs
 	ddl      bool   // the other nodes must run a DDL statement
 	native   bool   // PostgreSQL itself began it, by ROLLBACK AND CHAIN
 	chain    string // the characteristics with which we began it, for AND CHAIN
