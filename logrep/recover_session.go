@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"mtm"
 )
 
 // recoverSession is the connection over which recovery commits.
@@ -19,7 +21,7 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 		return nil, 0, err
 	}
 	s := &recoverSession{&applySession{
-		cfg: &r.cfg, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{},
+		cfg: &r.cfg, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{}, fkStmts: map[string]*applyStmt{},
 	}}
 	err = endSessions(ctx, conn, "application_name = $1", appRecover)
 	if err == nil {
@@ -72,6 +74,11 @@ func (s *recoverSession) recoverGroup(group []recoverJob) error {
 		return err
 	}
 	s.settled()
+	for _, job := range group {
+		if job.payload.Has(mtm.PayloadDDL) {
+			s.cfg.Catalog.changed()
+		}
+	}
 	return nil
 }
 
@@ -121,5 +128,7 @@ func (s *recoverSession) learned(err error) bool {
 	return false
 }
 
-// prefixRecovered is the prefix of the logical message in each local transaction of recovery.
+// prefixRecovered is the prefix of the logical message in each local transaction of recovery. Capture knows such a
+// transaction by it: of one that is streamed, pgoutput announces the origin only if its first change has one, which this
+// message has not (seen on 15).
 const prefixRecovered = "mtm.recovered"
