@@ -229,7 +229,7 @@ func (n *Node) statusOf() mtm.Status {
 	switch {
 	case !n.started:
 		return mtm.StatusDisabled
-	case n.m.Online() && n.up().Contains(n.gen.Members):
+	case n.m.Online() && n.m.Agreed():
 		return mtm.StatusOnline
 	case n.m.Online():
 		return mtm.StatusIsolated

@@ -192,6 +192,17 @@ func (m *Machine) OnlinePeers() mtm.NodeSet {
 	return s
 }
 
+// Agreed reports whether every member is in reach and said that it is in this node's generation: after a restart a node
+// does not know yet whether the others have gone on without it.
+func (m *Machine) Agreed() bool {
+	for _, id := range m.st.Gen.Members.Without(m.cfg.ID).IDs() {
+		if p := m.peers[id]; p == nil || !p.up || !p.hasBeaten || p.beat.Gen.Num != m.st.Gen.Num {
+			return false
+		}
+	}
+	return true
+}
+
 // Behind reports whether somebody in reach was online in a later generation than this node, which must catch up first.
 func (m *Machine) Behind() bool {
 	for id, p := range m.peers {

@@ -51,7 +51,7 @@ type loop struct {
 }
 
 const (
-	tickEvery       = 20 * time.Millisecond
+	tickEvery       = 10 * time.Millisecond
 	freshFor        = 5       // milliseconds: the brain is told the time before a batch of events, if it was told it longer ago
 	checkpointEvery = 200_000 // records
 )
