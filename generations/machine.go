@@ -5,6 +5,7 @@ import "mtm"
 // Config is what a Machine must be told. Times are milliseconds.
 type Config struct {
 	ID        mtm.NodeID
+	AnyBase   bool           // a fault for tests: changes do not look whether anybody is online
 	Life      uint64         // of this process: differs from those of its earlier lives
 	Initial   mtm.Generation // the first generation, in which every member is online
 	Heartbeat uint64         // between two heartbeats; default 50

@@ -297,6 +297,9 @@ func refusalOf(s coordinator.Status) *mtm.Error {
 		return mtm.NotOnline(s.Status, fmt.Sprintf("Nodes %v are out of reach: it is not in touch with a majority.",
 			s.Generation.Configured.Minus(s.Connected)))
 	}
+	if s.Dropped {
+		return droppedError()
+	}
 	detail := ""
 	if s.Behind > 0 {
 		detail = fmt.Sprintf("It is %d bytes behind.", s.Behind)

@@ -392,7 +392,7 @@ func (s *stream) tell(ctx context.Context, rec mtm.RecPrepare, fate mtm.Fate) er
 		return err
 	}
 	s.put(mtm.RecoverTxn{Stream: s.req.Stream, Life: s.life, Seq: s.next(), GID: rec.GID, Age: rec.Age, Deps: rec.Deps,
-		Payload: rec.Payload, Fate: fate}, size, over)
+		Payload: rec.Payload, Fate: fate, Acceptors: rec.Acceptors}, size, over)
 	return nil
 }
 
