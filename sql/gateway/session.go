@@ -77,6 +77,7 @@ type session struct {
 	br     *reader
 
 	managed        bool   // the database is replicated
+	warned         bool   // of what SERIALIZABLE covers
 	clientReadOnly bool   // the client himself set default_transaction_read_only
 	toBackend      []byte // not sent yet
 	batch          []byte // the messages of the unit being run: a Query, or extended ones
