@@ -121,6 +121,7 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	stop := s.watchClient(gid)
 	e := s.srv.conf.Commits.Wait(ctx, gid)
 	stop()
+	s.leased.Store(false)
 	s.mu.Lock()
 	s.waiting = mtm.GID{}
 	if s.noteLoss(e, s.age); e == nil {
