@@ -47,7 +47,8 @@ var injectedText = [injCount]string{
 	injCommit:   "COMMIT",
 	injRollback: "ROLLBACK",
 	// Without it, a transaction that only locks would never be seen by logical decoding.
-	injEmit: "SELECT pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
+	// Its first column is for warnSerializable.
+	injEmit: "SELECT pg_catalog.current_setting('transaction_isolation'), pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), ''))",
 	// Did the transaction write, and was there DDL in a function, or has it a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
 	// takes ShareUpdateExclusiveLock, and DML never does.)

@@ -76,6 +76,7 @@ type session struct {
 	br     *reader
 
 	managed        bool   // the database is replicated
+	warned         bool   // of what SERIALIZABLE covers
 	clientReadOnly bool   // the client himself set default_transaction_read_only
 	wantsAdmin     bool   // he calls himself mtm_admin
 	admin          bool   // … and is a member of that role: he gets in while the node is not online
