@@ -90,6 +90,7 @@ type Node struct {
 	recoverAt   uint64                // the last ApplyRecovered.At that was given
 	have        map[mtm.NodeID]spans  // per origin: recovered, and in PostgreSQL
 	established bool                  // during a tick: nobody outside the members can answer reads
+	veiled      bool                  // some transaction may veil, see lease
 	served      map[mtm.NodeID]uint64 // per peer: the newest stream it asked this life for
 	donorAt     uint64                // when a donor was last in reach
 	empties     map[mtm.GID]bool      // of outcomes: they concern this node alone, so no checkpoint has them

@@ -171,6 +171,7 @@ func (n *Node) startTxn(t *txn, held bool) {
 		return
 	}
 	t.veils = n.m != nil && t.gid.Gen < n.gen.Num // it may be one that this node came back with
+	n.veiled = n.veiled || t.veils
 	t.local = localLost
 	if held {
 		t.local = localPrepared

@@ -10,11 +10,15 @@ type Status struct {
 	Generation mtm.Generation
 	Online     mtm.NodeSet // members known to be online
 	LeaseEnd   uint64      // until when reads may be answered, by Tick.Now; 0: no lease, or no elections
+	Donor      mtm.NodeID  // whom it recovers from; 0: nobody
 	Behind     uint64      // while it recovers: bytes of the donor's journal that are still to come
 	InFlight   int         // own transactions that are not finished everywhere
 	Undecided  int         // transactions of any origin without an outcome
 	InDoubt    []mtm.GID   // undecided ones whose origin is lost, ascending
 }
+
+// LeaseEnd is Status().LeaseEnd, for who asks often.
+func (n *Node) LeaseEnd() uint64 { return n.lease() }
 
 // Status describes the node now.
 func (n *Node) Status() Status {
@@ -22,7 +26,7 @@ func (n *Node) Status() Status {
 	s.Online = n.gen.Members.Intersect(s.Connected)
 	if n.m != nil {
 		s.Online, s.LeaseEnd = n.m.OnlinePeers().Intersect(s.Connected), n.lease()
-		s.Behind = n.rec.behind
+		s.Donor, s.Behind = n.rec.donor, n.rec.behind
 	}
 	switch {
 	case n.m != nil:

@@ -148,6 +148,7 @@ func (n *Node) becomeOnline() {
 	if !n.m.IsDonor() || n.gen.Num > n.m.State().LastOnline+1 {
 		for _, t := range n.txns {
 			t.veils = t.veils || t.local == localPrepared || t.local == localFinishing
+			n.veiled = n.veiled || t.veils
 		}
 	}
 	n.stopRecovery()
@@ -210,12 +211,17 @@ func (n *Node) lease() uint64 {
 	if n.m == nil {
 		return 0
 	}
+	end := n.m.LeaseEnd()
+	if end == 0 || !n.veiled {
+		return end
+	}
 	for _, t := range n.txns {
 		if t.veils && t.local != localFinished {
 			return 0
 		}
 	}
-	return n.m.LeaseEnd()
+	n.veiled = false
+	return end
 }
 
 // statusOf is the word for a node with elections.

@@ -22,6 +22,9 @@ type Sink interface {
 	Received(m mtm.Message)
 	PeerUp(node mtm.NodeID, incarnation uint64)
 	PeerDown(node mtm.NodeID)
+	// Urgent brings what does not wait behind other messages (heartbeats, their answers, elections). It may be called
+	// at any time beside the others, must be quick, and some of it may be lost though the link is never down.
+	Urgent(m mtm.Message)
 }
 
 // SpillWriter is a spill file that is being written. Abort does nothing after Commit. It is an alias of its shape, so
@@ -59,11 +62,6 @@ type Config struct {
 	DownGrace         time.Duration // how long a broken connection may take to come back unreported; default 300 ms
 	MaxQueueBytes     int           // unacknowledged, or undelivered, per peer; default 64 MiB
 	MaxQueue          int           // messages, likewise; default 1<<18
-
-	// HeartbeatState gives what the next heartbeat to a peer carries, at most 4 KiB; OnHeartbeat gets what a peer's
-	// carried, before it is acknowledged. Both must be quick; nil: none.
-	HeartbeatState func(to mtm.NodeID) []byte
-	OnHeartbeat    func(from mtm.NodeID, state []byte)
 }
 
 // The keys of what is logged.
@@ -80,7 +78,8 @@ const (
 const (
 	minBackoff     = 20 * time.Millisecond
 	maxBackoff     = 500 * time.Millisecond
-	maxState       = 4 << 10   // bytes of a heartbeat's state
+	maxState       = 16 << 10  // bytes of the urgent messages in a frame
+	maxUrgent      = 64        // that wait; older ones are dropped
 	maxGRPC        = 4 << 20   // bytes of one gRPC message
 	frameBytes     = 64 << 10  // a frame takes no further message once it has as much: a heartbeat waits for all of it
 	unsentBytes    = 128 << 10 // at most so much waits in the kernel, and so before a heartbeat

@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // run keeps the stream to the peer until ctx is done.
 func (l *link) run(ctx context.Context) error {
 	wait, fails, short := time.Duration(0), 0, 0
-	for ctx.Err() == nil {
+	for l.rest.over(ctx) {
 		began, acked := time.Now(), l.ackedCount()
 		established, err := l.connect(ctx)
 		if ctx.Err() != nil {
@@ -70,9 +72,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // lost reports whether err, the nth failure in a row, says that the peer's process is gone: nobody listens, or a proxy
-// that listens for it cannot reach it and hangs up. Hanging up once may also be a network in trouble.
+// that listens for it cannot reach it and hangs up, or it says that it cannot work. Hanging up once may also be a network in trouble.
 func lost(err error, n int) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) ||
+	return errors.Is(err, syscall.ECONNREFUSED) || status.Code(err) == codes.FailedPrecondition ||
 		n > 1 && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF))
 }
 

@@ -96,6 +96,7 @@ func (s *sink) Received(m mtm.Message) {
 	}
 	s.add(seen{message: m})
 }
+func (s *sink) Urgent(m mtm.Message) { s.add(seen{message: m}) }
 func (s *sink) PeerUp(_ mtm.NodeID, incarnation uint64) {
 	s.add(seen{up: true, incarnation: incarnation})
 }

@@ -45,6 +45,7 @@ type link struct {
 	box  *inbox
 	wake chan struct{} // capacity 1: the writer has something to send
 	bulk chan struct{} // capacity bulkTransfers: there is a large payload to send
+	rest *rest
 
 	mu      sync.Mutex
 	mine    end
@@ -55,7 +56,8 @@ type link struct {
 	grace   *time.Timer   // runs while up and a direction is missing
 	lastErr string
 
-	queue  []item // from sequence first
+	urgent []*mtmpb.Message // overtake the queue, have no sequence, and are lost with the stream
+	queue  []item           // from sequence first
 	first  uint64
 	sent   int // of queue, on the present stream
 	bytes  int // of queue and large
@@ -74,8 +76,8 @@ type counters struct {
 	sent, acked, received, connects, downs uint64
 }
 
-func newLink(cfg *Config, node mtm.NodeID, addr string) *link {
-	l := &link{cfg: cfg, node: node, addr: addr, box: newInbox(cfg.MaxQueueBytes), wake: make(chan struct{}, 1),
+func newLink(cfg *Config, node mtm.NodeID, addr string, r *rest) *link {
+	l := &link{cfg: cfg, node: node, addr: addr, rest: r, box: newInbox(cfg.MaxQueueBytes), wake: make(chan struct{}, 1),
 		bulk: make(chan struct{}, bulkTransfers), mine: end{cfg.Incarnation, 1}, changed: make(chan struct{}), first: 1}
 	l.large.reset()
 	l.inBulk = map[uint64]bool{}
@@ -215,7 +217,7 @@ func (l *link) downLocked(err error) {
 			s.cancel(err)
 		}
 	}
-	l.out, l.in = nil, nil
+	l.out, l.in, l.urgent = nil, nil, nil
 	if l.grace != nil {
 		l.grace.Stop()
 		l.grace = nil

@@ -22,7 +22,8 @@ import (
 type Queue struct {
 	cfg      Config
 	links    map[mtm.NodeID]*link
-	stopping chan struct{}  // closed when Run ends
+	stopping chan struct{} // closed when Run ends
+	rest     *rest
 	readers  sync.WaitGroup // goroutines of the handlers
 }
 
@@ -32,9 +33,9 @@ func New(cfg Config) (*Queue, error) {
 		return nil, err
 	}
 	cfg.fill()
-	q := &Queue{cfg: cfg, links: map[mtm.NodeID]*link{}, stopping: make(chan struct{})}
+	q := &Queue{cfg: cfg, links: map[mtm.NodeID]*link{}, stopping: make(chan struct{}), rest: newRest()}
 	for id, addr := range cfg.Peers {
-		q.links[id] = newLink(&q.cfg, id, addr)
+		q.links[id] = newLink(&q.cfg, id, addr, q.rest)
 	}
 	return q, nil
 }
@@ -90,6 +91,17 @@ func (q *Queue) newServer() *grpc.Server {
 	return s
 }
 
+// Suspend takes all links down and keeps them so until Resume: a node that cannot work should not look as if it could.
+func (q *Queue) Suspend(why error) {
+	q.rest.set(true)
+	for _, l := range q.links {
+		l.down(why)
+	}
+}
+
+// Resume ends Suspend.
+func (q *Queue) Resume() { q.rest.set(false) }
+
 // Send queues m for m.To and never waits. m.From is this node. A message to a node that is down, or that is no peer, is
 // dropped; so is one outside the bounds of package proto, which is logged. m's payload and dependencies may not be
 // changed afterwards.
@@ -106,6 +118,10 @@ func (q *Queue) Send(m mtm.Message) {
 	p := proto.EncodeMessage(m)
 	if _, err := proto.DecodeMessage(p); err != nil {
 		q.cfg.Logger.Error("message that cannot be sent", keyPeer, int(m.To), keyError, err)
+		return
+	}
+	if urgent(m.Body) {
+		l.sendUrgent(p)
 		return
 	}
 	l.send(p, protobuf.Size(p))

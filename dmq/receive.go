@@ -50,6 +50,9 @@ func (s *server) Link(rpc grpc.BidiStreamingServer[mtmpb.LinkFrame, mtmpb.LinkAc
 	return refusal(context.Cause(ctx))
 }
 
+// errResting tells a peer that there is no use in waiting for the link to come back at once.
+var errResting = status.Error(codes.FailedPrecondition, "dmq: the node cannot work at the moment")
+
 var errStopping = status.Error(codes.Unavailable, "dmq: the node is stopping")
 
 // refusal gives err a gRPC status, so that the peer's log has its text.
@@ -100,6 +103,9 @@ func (q *Queue) hello(ctx context.Context, h *mtmpb.Hello) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
+	if resting, _ := q.rest.now(); resting {
+		return nil, errResting
+	}
 	refuse := func(format string, args ...any) (*link, error) {
 		err := status.Errorf(codes.PermissionDenied, "dmq: "+format, args...)
 		q.cfg.Logger.Warn("peer refused", keyName, name, keyError, err)
@@ -129,11 +135,12 @@ func (q *Queue) hello(ctx context.Context, h *mtmpb.Hello) (*link, error) {
 func (in *incoming) frame(f *mtmpb.LinkFrame) error {
 	ack := &mtmpb.LinkAck{}
 	if h := f.Heartbeat; h != nil {
-		if len(h.State) > maxState {
-			return fmt.Errorf("heartbeat with %d bytes of state", len(h.State))
-		}
-		in.l.heard(in.s, h.State)
+		in.l.heard(in.s)
 		ack.Heartbeat = h.Seq
+		if err := in.gotUrgent(h.State); err != nil {
+			in.l.downIf(in.s, err)
+			return err
+		}
 	}
 	received, err := in.messages(f)
 	if err != nil {
@@ -213,15 +220,11 @@ func (l *link) arrived(s *stream, first uint64, events []event) (received uint64
 }
 
 // heard notes a heartbeat, which is about to be acknowledged.
-func (l *link) heard(s *stream, state []byte) {
+func (l *link) heard(s *stream) {
 	l.mu.Lock()
-	current := s == l.in
-	if current {
+	defer l.mu.Unlock()
+	if s == l.in {
 		l.lastHeard = time.Now()
-	}
-	l.mu.Unlock()
-	if current && l.cfg.OnHeartbeat != nil {
-		l.cfg.OnHeartbeat(l.node, state)
 	}
 }
 

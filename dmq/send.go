@@ -108,6 +108,12 @@ func (o *outgoing) write(ctx context.Context) error {
 			frame.Heartbeat = o.heartbeat(seq)
 			due = false
 		}
+		if state := o.l.takeUrgent(o.s); state != nil {
+			if frame.Heartbeat == nil {
+				frame.Heartbeat = &mtmpb.Heartbeat{} // without a number: it wants no answer
+			}
+			frame.Heartbeat.State = state
+		}
 		if len(buf) > 0 || frame.Heartbeat != nil {
 			if err := o.rpc.Send(&frame); err != nil {
 				return err
@@ -131,16 +137,10 @@ func (o *outgoing) write(ctx context.Context) error {
 
 // heartbeat notes the time before it is sent: a lease must not count from later.
 func (o *outgoing) heartbeat(seq uint64) *mtmpb.Heartbeat {
-	h := &mtmpb.Heartbeat{Seq: seq}
-	if f := o.l.cfg.HeartbeatState; f != nil {
-		if state := f(o.l.node); len(state) <= maxState {
-			h.State = state
-		}
-	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.beats = append(o.beats, beat{seq, time.Now()})
-	return h
+	return &mtmpb.Heartbeat{Seq: seq}
 }
 
 // read takes the acknowledgements.

@@ -178,16 +178,24 @@ func newDevAct(use, short, long string, act func(*devcluster.Cluster, context.Co
 	var what string
 	cmd := devCommand(use, short, long, func(cmd *cobra.Command, c *devcluster.Cluster) error {
 		w, err := checkWhat(what)
-		if err == nil && node == 0 && w != devcluster.Referee {
-			err = usageError{errors.New("which node? Give --node, or --what referee")}
-		}
 		if err != nil {
 			return err
 		}
 		return act(c, cmd.Context(), node, w)
 	})
 	nodeFlags(cmd, &node, &what)
+	needNode(cmd, &node, &what)
 	return cmd
+}
+
+// needNode refuses a command that says neither which node nor that the referee is meant.
+func needNode(cmd *cobra.Command, node *int, what *string) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if all, _ := cmd.Flags().GetBool("all"); !all && *node == 0 && devcluster.What(*what) != devcluster.Referee {
+			return usageError{errors.New("which node? Give --node, or --what referee")}
+		}
+		return nil
+	}
 }
 
 func newDevStop() *cobra.Command {
@@ -203,12 +211,10 @@ func newDevStop() *cobra.Command {
 			if all {
 				return c.StopAll(cmd.Context())
 			}
-			if node == 0 && w != devcluster.Referee {
-				return usageError{errors.New("which node? Give --node, --what referee, or --all")}
-			}
 			return c.StopNode(cmd.Context(), node, w)
 		})
 	nodeFlags(cmd, &node, &what)
+	needNode(cmd, &node, &what)
 	cmd.Flags().BoolVar(&all, "all", false, "everything: all nodes and the fault proxy")
 	cmd.MarkFlagsMutuallyExclusive("node", "all")
 	return cmd

@@ -73,7 +73,7 @@ func askAll(ctx context.Context, nodes []admin.Node) ([]nodeStatus, error) {
 
 func statusText(w io.Writer, all []nodeStatus) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tSTATUS\tGENERATION\tMEMBERS\tONLINE\tCONNECTED")
+	fmt.Fprintln(t, "NODE\tSTATUS\tGENERATION\tMEMBERS\tONLINE\tCONNECTED\tBEHIND")
 	for _, n := range all {
 		var s struct {
 			ID        int    `json:"node_id"`
@@ -82,15 +82,21 @@ func statusText(w io.Writer, all []nodeStatus) {
 			Members   []int  `json:"gen_members"`
 			Online    []int  `json:"gen_members_online"`
 			Connected []int  `json:"connected"`
+			Donor     int    `json:"donor"`
+			Behind    uint64 `json:"bytes_behind"`
 		}
 		if n.Err == nil {
 			n.Err = json.Unmarshal(n.Raw, &s)
 		}
 		if n.Err != nil {
-			fmt.Fprintf(t, "%s\tunreachable\t-\t-\t-\t-\n", n.Peer)
+			fmt.Fprintf(t, "%s\tunreachable\t-\t-\t-\t-\t-\n", n.Peer)
 			continue
 		}
-		fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%s\t%s\n", s.ID, s.Status, s.Gen, ids(s.Members), ids(s.Online), ids(s.Connected))
+		behind := "-"
+		if s.Donor != 0 {
+			behind = fmt.Sprintf("%d bytes (from node %d)", s.Behind, s.Donor)
+		}
+		fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.Status, s.Gen, ids(s.Members), ids(s.Online), ids(s.Connected), behind)
 	}
 	t.Flush()
 }

@@ -44,6 +44,8 @@ type config struct {
 	ResolveTimeout time.Duration
 	MaxWorkers     int
 	RetryAuto      int
+	RetentionSize  int64 // bytes
+	RetentionTime  time.Duration
 }
 
 // setting describes one key: its default and what it means. The type of the default is the type of the flag.
@@ -76,6 +78,8 @@ var settings = []setting{
 	{"permit_timeout", 10 * time.Second, "how long a commit waits until the node may commit"},
 	{"resolve_timeout", 60 * time.Second, "how long a commit waits for its outcome before the client gets 08007"},
 	{"max_workers", 100, "connections that apply the other nodes' transactions, at most"},
+	{"journal_retention", "16GB", "how much of the journal is kept for nodes that are away: kB, MB, GB or TB"},
+	{"journal_retention_time", 24 * time.Hour, "for how long it is kept"},
 	{"retry_autocommit", 5, "how often the gateway repeats a single statement that lost a conflict"},
 }
 
@@ -157,6 +161,11 @@ func readConfig(v *viper.Viper) (config, error) {
 	if c.Referee == "false" {
 		c.Referee = ""
 	}
+	var err error
+	if c.RetentionSize, err = parseSize(v.GetString("journal_retention")); err != nil {
+		return c, fmt.Errorf("setting journal_retention: %w", err)
+	}
+	c.RetentionTime = v.GetDuration("journal_retention_time")
 	if c.PeerAdvertise == "" {
 		c.PeerAdvertise = c.PeerListen
 	}
@@ -209,11 +218,29 @@ func (c config) check() error {
 	if c.HeartbeatSend <= 0 || c.HeartbeatRecv < 2*c.HeartbeatSend {
 		return fmt.Errorf("setting heartbeat_recv_timeout is %v: it must be at least twice heartbeat_send_timeout (%v)", c.HeartbeatRecv, c.HeartbeatSend)
 	}
+	if c.RetentionTime <= 0 {
+		return fmt.Errorf("setting journal_retention_time is %v: it must be above 0", c.RetentionTime)
+	}
 	if c.MaxWorkers < 2 || c.RetryAuto < 0 || c.PermitTimeout <= 0 || c.ResolveTimeout <= 0 {
 		return fmt.Errorf("settings max_workers (at least 2), retry_autocommit (at least 0), permit_timeout and resolve_timeout (above 0): out of range")
 	}
 	_, err := c.level()
 	return err
+}
+
+// parseSize reads "16GB", as PostgreSQL's settings are written: a number above 0 and a unit.
+func parseSize(text string) (int64, error) {
+	for i, unit := range []string{"kB", "MB", "GB", "TB"} {
+		number, ok := strings.CutSuffix(text, unit)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+		if shift := 10 * (i + 1); err == nil && n > 0 && n < 1<<(62-shift) {
+			return n << shift, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is no size: it must be a number above 0 with kB, MB, GB or TB", text)
 }
 
 func (c config) level() (slog.Level, error) {

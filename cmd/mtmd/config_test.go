@@ -82,6 +82,9 @@ func TestWrongConfigurationIsNamed(t *testing.T) {
 		{"heartbeat_recv_timeout = \"60ms\"", "setting heartbeat_recv_timeout"},
 		{"client_tls_cert = \"x\"", "client_tls_key"},
 		{"max_workers = 1", "max_workers"},
+		{"journal_retention = \"16 bananas\"", "16 bananas"},
+		{"journal_retention = \"-1GB\"", "journal_retention"},
+		{"journal_retention_time = \"-1s\"", "journal_retention_time"},
 		{"this is not TOML", "configuration file"},
 	} {
 		_, err := load(t, writeConfig(t, c.more))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"mtm"
@@ -44,12 +45,14 @@ type life struct {
 }
 
 func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
-	j, err := journal.Open(cfg.DataDir, journal.Options{Logger: log})
+	j, err := journal.Open(cfg.DataDir, journal.Options{
+		Retention: journal.Retention{Size: cfg.RetentionSize, Age: cfg.RetentionTime}, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
 	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1)}
-	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, cfg.PermitTimeout, cfg.ResolveTimeout)
+	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
 	return d, nil
 }
 
@@ -70,6 +73,10 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	stopping := context.AfterFunc(ctx, func() {
+		d.gate.lease.refuse(&mtm.Error{Code: mtm.CodeAdminShutdown, Msg: "terminating connection due to administrator command"})
+	})
+	defer stopping()
 	if d.cfg.HTTPListen != "" {
 		l, err := net.Listen("tcp", d.cfg.HTTPListen)
 		if err != nil {
@@ -88,7 +95,7 @@ func (d *daemon) refuse(cluster *clusterState) {
 	if cluster == nil {
 		detail = "The node belongs to no cluster yet. Make one with: mtmctl init-cluster"
 	}
-	d.gate.refusal.Store(mtm.NotOnline(mtm.StatusDisabled, detail))
+	d.gate.lease.refuse(mtm.NotOnline(mtm.StatusDisabled, detail))
 }
 
 // live goes through the phases.
@@ -136,6 +143,7 @@ func (d *daemon) waitForCluster(ctx context.Context) error {
 type nopSink struct{}
 
 func (nopSink) Received(mtm.Message)      {}
+func (nopSink) Urgent(mtm.Message)        {}
 func (nopSink) PeerUp(mtm.NodeID, uint64) {}
 func (nopSink) PeerDown(mtm.NodeID)       {}
 
@@ -185,14 +193,24 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	if err != nil {
 		return err
 	}
+	incarnation, err := d.nextIncarnation()
+	if err != nil {
+		return err
+	}
+	lr := d.logrepConfig()
+	recovered, err := logrep.RecoveredPosition(ctx, lr)
+	if err != nil {
+		return err
+	}
 	gen := mtm.Generation{Num: 1, Members: cluster.members(), Configured: cluster.members()}
 	node := coordinator.New(coordinator.Config{
 		ID: d.cfg.NodeID, Generation: gen, MaxInFlight: max(1, pg.maxPrepared*9/10/gen.Members.Len()),
+		Elections: true, Incarnation: incarnation, Recovered: recovered, Heartbeat: millis(d.cfg.HeartbeatSend), Lease: millis(leaseTime),
+		Silence: millis(min(d.cfg.HeartbeatRecv, maxSilence)), RecoverAfter: millis(recoverAfter),
 	})
 	if err := d.journal.Replay(0, func(_ uint64, r mtm.Record) error { node.Replay(r); return nil }); err != nil {
 		return err
 	}
-	lr := d.logrepConfig()
 	held, err := logrep.Prepared(ctx, lr)
 	if err != nil {
 		return err
@@ -201,8 +219,9 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	for _, x := range held {
 		gids = append(gids, x.GID)
 	}
+	node.Step(coordinator.Tick{Now: d.gate.lease.clock.now()}) // what an earlier life promised counts from here
 	node.Start(gids)
-	if err := d.sweepSpills(node.Spills()); err != nil {
+	if err := d.journal.SweepSpills(node.Spills()); err != nil {
 		return err
 	}
 	return d.runParts(ctx, cluster, node, lr)
@@ -218,24 +237,32 @@ func (d *daemon) logrepConfig() logrep.Config {
 // runParts starts everything that makes up a member, and waits for all of it.
 func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coordinator.Node, lr logrep.Config) error {
 	sink := &sink{mail: d.mail, gateway: d.gateway, metrics: d.metrics, log: d.log}
-	capture := logrep.NewCapture(lr, sink)
-	applier := logrep.NewApplier(lr, sink)
-	finisher := logrep.NewFinisher(lr, sink)
 	queue, err := d.newQueue(cluster, sink)
 	if err != nil {
 		return err
 	}
+	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Every: recoverAfter / 3, Log: d.log})
+	capture := logrep.NewCapture(lr, sink)
+	applier := logrep.NewApplier(lr, sink)
+	finisher := logrep.NewFinisher(lr, sink)
+	recoverer := logrep.NewRecoverer(lr, sink)
 	expect := capture.Expect
 	d.gate.expect.Store(&expect)
 	l := &life{cluster: cluster, queue: queue}
-	acts := &actor{capture: capture, applier: applier, finisher: finisher, gate: d.gate, spills: d.journal.Spills(), log: d.log}
+	acts := &actor{capture: capture, applier: applier, finisher: finisher, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, log: d.log}
 	status := newPublisher(d, cluster)
-	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark}, d.metrics, d.log,
-		func(s coordinator.Status) { l.status.Store(&s); d.onStatus(s); status.changed(s) })
+	watch := &pgWatch{
+		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
+		suspend: queue.Suspend, resume: queue.Resume, log: d.log,
+	}
+	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark},
+		d.metrics, d.log, d.gate.lease.clock)
+	l.loop.lease = d.gate.lease.extend
+	l.loop.status = func(s coordinator.Status) { d.onStatus(l.status.Swap(&s), s); status.changed(s) }
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, status.Run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, sink.streams.Run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}
@@ -243,31 +270,48 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	return g.Wait()
 }
 
-// onStatus tells operators, and lets clients in or turns them away.
-func (d *daemon) onStatus(s coordinator.Status) {
-	d.log.Info("node status", keyStatus, s.Status, "connected", s.Connected.String(), "generation", s.Generation.String())
-	switch s.Status {
-	case mtm.StatusOnline, mtm.StatusIsolated:
-		d.gate.refusal.Store(nil)
-	default:
-		d.gate.refusal.Store(mtm.NotOnline(s.Status, ""))
-	}
-}
-
-// sweepSpills removes spill files that no transaction needs: what a crash left behind.
-func (d *daemon) sweepSpills(needed map[string]bool) error {
-	names, err := d.journal.Spills().Names()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if !needed[name] {
-			if err := d.journal.Spills().Remove(name); err != nil {
-				return err
-			}
+// onStatus tells operators, and lets clients in or turns them away. was is nil at first.
+func (d *daemon) onStatus(was *coordinator.Status, s coordinator.Status) {
+	d.gate.lease.refuse(refusalOf(s))
+	progress := s
+	progress.Behind = 0
+	if was != nil {
+		before := *was
+		before.Behind = 0
+		if sameStatus(before, progress) {
+			return
 		}
 	}
-	return nil
+	d.log.Info("node status", keyStatus, s.Status, "connected", s.Connected.String(), "generation", s.Generation.String())
 }
 
-const startupRetry = 500 * time.Millisecond
+// refusalOf is what clients are told by a node without a lease; nil: they wait, for it is a matter of a moment.
+func refusalOf(s coordinator.Status) *mtm.Error {
+	switch s.Status {
+	case mtm.StatusOnline:
+		return nil
+	case mtm.StatusIsolated:
+		if s.Connected.IsMajorityOf(s.Generation.Configured) {
+			return nil
+		}
+		return mtm.NotOnline(s.Status, fmt.Sprintf("Nodes %v are out of reach: it is not in touch with a majority.",
+			s.Generation.Configured.Minus(s.Connected)))
+	}
+	detail := ""
+	if s.Behind > 0 {
+		detail = fmt.Sprintf("It is %d bytes behind.", s.Behind)
+	}
+	return mtm.NotOnline(s.Status, detail)
+}
+
+const (
+	startupRetry = 500 * time.Millisecond
+	// leaseTime is how long an acknowledged heartbeat lets a node answer reads. It is no setting: it must be the same
+	// on all nodes.
+	leaseTime = 250 * time.Millisecond
+	// maxSilence is what elections can use of heartbeat_recv_timeout: under four leases.
+	maxSilence   = 4*leaseTime - time.Millisecond
+	recoverAfter = time.Second // silence of a donor after which another is asked
+)
+
+func millis(d time.Duration) uint64 { return uint64(d.Milliseconds()) }

@@ -19,8 +19,8 @@ type gate struct {
 	timeout time.Duration // how long a permit is waited for
 	resolve time.Duration // how long an outcome is waited for
 
-	expect  atomic.Pointer[func(mtm.GID)] // tells capture that gid is due; nil before the node serves
-	refusal atomic.Pointer[mtm.Error]     // why this node serves nobody; nil when it does
+	expect atomic.Pointer[func(mtm.GID)] // tells capture that gid is due; nil before the node serves
+	lease  *lease
 
 	mu        sync.Mutex
 	open      bool
@@ -44,9 +44,9 @@ type commit struct {
 	last     time.Time // when the last phase ended
 }
 
-func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, timeout, resolve time.Duration) *gate {
+func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, l *lease, timeout, resolve time.Duration) *gate {
 	g := &gate{
-		id: id, post: post, metrics: m, timeout: timeout, resolve: resolve, waiting: map[mtm.GID]*commit{},
+		id: id, post: post, metrics: m, lease: l, timeout: timeout, resolve: resolve, waiting: map[mtm.GID]*commit{},
 		changed: make(chan struct{}), reason: mtm.NotOnline(mtm.StatusDisabled, "The node is starting."),
 	}
 	return g
@@ -81,12 +81,10 @@ func (g *gate) closedIfIdle() {
 }
 
 // Admit implements gateway.Commits.
-func (g *gate) Admit(context.Context, bool) error {
-	if e := g.refusal.Load(); e != nil {
-		return e
-	}
-	return nil
-}
+func (g *gate) Admit(ctx context.Context, _ bool) error { return g.lease.hold(ctx) }
+
+// Refused implements gateway.Commits.
+func (g *gate) Refused() *mtm.Error { return g.lease.refused() }
 
 // Permit implements gateway.Commits. Permitted is posted under the lock, so the brain meets the numbers in order.
 func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {

@@ -14,7 +14,7 @@ import (
 func testGate(t *testing.T) (*gate, *[]coordinator.Event) {
 	t.Helper()
 	var events []coordinator.Event
-	g := newGate(1, func(ev coordinator.Event) { events = append(events, ev) }, newMetrics(), 50*time.Millisecond, time.Second)
+	g := newGate(1, func(ev coordinator.Event) { events = append(events, ev) }, newMetrics(), newLease(newClock(), 50*time.Millisecond), 50*time.Millisecond, time.Second)
 	return g, &events
 }
 

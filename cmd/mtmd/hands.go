@@ -16,14 +16,16 @@ import (
 // sink turns what the drivers report into events for the brain.
 type sink struct {
 	mail    *mailbox
+	streams *journal.Streamer
 	gateway *gateway.Server
 	metrics *metrics
 	log     *slog.Logger
 }
 
 var (
-	_ logrep.Sink = (*sink)(nil)
-	_ dmq.Sink    = (*sink)(nil)
+	_ logrep.Sink        = (*sink)(nil)
+	_ logrep.RecoverSink = (*sink)(nil)
+	_ dmq.Sink           = (*sink)(nil)
 )
 
 func (s *sink) Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload) {
@@ -47,24 +49,33 @@ func (s *sink) Conflict(waiter mtm.GID, pid uint32) bool {
 	return s.gateway.Doom(int32(pid), mtm.Conflict("Transaction "+waiter.String()+" of another node changes the same rows.")) || s.gateway.Owns(int32(pid))
 }
 
+func (s *sink) Recovered(at uint64) { s.mail.post(coordinator.Recovered{At: at}) }
+
 func (s *sink) Finished(gid mtm.GID) { s.mail.post(coordinator.Finished{GID: gid}) }
 
 func (s *sink) Received(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }
+
+func (s *sink) Urgent(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }
 
 func (s *sink) PeerUp(id mtm.NodeID, incarnation uint64) {
 	s.mail.post(coordinator.PeerUp{Node: id, Incarnation: incarnation})
 }
 
-func (s *sink) PeerDown(id mtm.NodeID) { s.mail.post(coordinator.PeerDown{Node: id}) }
+func (s *sink) PeerDown(id mtm.NodeID) {
+	s.streams.PeerDown(id)
+	s.mail.post(coordinator.PeerDown{Node: id})
+}
 
 // actor hands actions to the drivers that carry them out.
 type actor struct {
-	capture  *logrep.Capture
-	applier  *logrep.Applier
-	finisher *logrep.Finisher
-	gate     *gate
-	spills   *journal.Spills
-	log      *slog.Logger
+	capture   *logrep.Capture
+	applier   *logrep.Applier
+	finisher  *logrep.Finisher
+	recoverer *logrep.Recoverer
+	gate      *gate
+	journal   *journal.Journal
+	streams   *journal.Streamer
+	log       *slog.Logger
 }
 
 func (a *actor) act(action coordinator.Action) {
@@ -84,9 +95,17 @@ func (a *actor) act(action coordinator.Action) {
 	case coordinator.Release:
 		a.gate.release()
 	case coordinator.DropPayload:
-		if err := a.spills.Remove(x.Spill); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := a.journal.DropSpill(x.Spill); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.Warn("remove a spill file", keyError, err)
 		}
+	case coordinator.ApplyRecovered:
+		a.recoverer.Apply(x.GID, x.At, x.Payload)
+	case coordinator.StreamJournal:
+		a.streams.Stream(x)
+	case coordinator.StreamAcked:
+		a.streams.Acked(x)
+	case coordinator.TellOutcome:
+		a.streams.TellOutcome(x)
 	}
 }
 

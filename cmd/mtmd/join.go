@@ -189,7 +189,7 @@ func (d *daemon) nodes() []nodeReport {
 	for _, n := range l.cluster.Nodes {
 		rows = append(rows, nodeReport{
 			ID: int(n.ID), Conninfo: schema.RedactConnInfo(n.Conninfo), Peer: n.Peer, IsSelf: n.ID == d.cfg.NodeID,
-			Enabled: true, Connected: status != nil && status.Connected.Has(n.ID),
+			Enabled: status != nil && status.Generation.Members.Has(n.ID), Connected: status != nil && status.Connected.Has(n.ID),
 		})
 	}
 	return rows

@@ -37,24 +37,30 @@ type loop struct {
 	hands    hands
 	metrics  *metrics
 	log      *slog.Logger
-	started  time.Time
+	clock    clock
+	lease    func(end uint64)         // told after each batch of events: Status.LeaseEnd
 	status   func(coordinator.Status) // told when it changed
 	ready    chan coordinator.Ready
 	applying map[mtm.GID]time.Time // when the Apply of a transaction was started
 	queued   atomic.Int64          // Readys that carryOut has not carried yet
 	records  atomic.Int64          // written since the last checkpoint
+	ticked   uint64                // when the brain was told the time last
+	unsaid   atomic.Int64          // records of generations that are queued, and not durable yet
 	marking  bool                  // a checkpoint is on its way
 	extra    []mtm.Record          // the checkpoint, to go after what Ready holds
 }
 
 const (
 	tickEvery       = 20 * time.Millisecond
+	freshFor        = 5       // milliseconds: the brain is told the time before a batch of events, if it was told it longer ago
 	checkpointEvery = 200_000 // records
 )
 
-func newLoop(node *coordinator.Node, mail *mailbox, j *journal.Journal, h hands, m *metrics, log *slog.Logger, status func(coordinator.Status)) *loop {
+// newLoop makes a loop whose brain counts time by c from its first tick on.
+func newLoop(node *coordinator.Node, mail *mailbox, j *journal.Journal, h hands, m *metrics, log *slog.Logger, c clock) *loop {
 	return &loop{
-		node: node, mail: mail, journal: j, hands: h, metrics: m, log: log, started: time.Now(), status: status,
+		node: node, mail: mail, journal: j, hands: h, metrics: m, log: log, clock: c,
+		lease: func(uint64) {}, status: func(coordinator.Status) {},
 		ready:    make(chan coordinator.Ready, 1024),
 		applying: map[mtm.GID]time.Time{},
 	}
@@ -77,7 +83,7 @@ func (l *loop) tick(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C:
-			l.mail.post(coordinator.Tick{Now: uint64(time.Since(l.started).Milliseconds())})
+			l.mail.post(coordinator.Tick{Now: l.clock.now()})
 		}
 	}
 }
@@ -93,10 +99,16 @@ func (l *loop) think(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		changed := first
+		// The time comes first: after a pause of the process, what was promised before it may be over.
+		changed := l.tell(l.clock.now(), freshFor) || first
 		for _, ev := range events {
+			if t, ok := ev.(coordinator.Tick); ok {
+				changed = l.tell(t.Now, 0) || changed
+				continue
+			}
 			changed = l.step(ev) || changed
 		}
+		l.lease(l.node.LeaseEnd())
 		l.checkpoint()
 		if err := l.hand(ctx); err != nil {
 			return err
@@ -110,6 +122,16 @@ func (l *loop) think(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// tell gives the brain the time, if it was told one that is older by more than age milliseconds.
+func (l *loop) tell(now, age uint64) bool {
+	if now <= l.ticked+age {
+		return false
+	}
+	l.ticked = now
+	l.node.Step(coordinator.Tick{Now: now})
+	return true
 }
 
 // step hands one event to the brain; it reports whether the event may change the status.
@@ -149,7 +171,8 @@ func (l *loop) checkpoint() {
 }
 
 func sameStatus(a, b coordinator.Status) bool {
-	return a.Status == b.Status && a.Connected == b.Connected && a.Generation == b.Generation && a.Online == b.Online
+	return a.Status == b.Status && a.Connected == b.Connected && a.Generation == b.Generation && a.Online == b.Online &&
+		a.Donor == b.Donor && a.Behind == b.Behind
 }
 
 // hand starts what may start at once, and queues the rest.
@@ -171,6 +194,7 @@ func (l *loop) hand(ctx context.Context) error {
 		l.hands.act(a)
 	}
 	l.markPhases(r)
+	r.Send = l.sendBeats(r)
 	r.Forward, r.Start = nil, nil
 	if r.Empty() {
 		return nil
@@ -179,12 +203,45 @@ func (l *loop) hand(ctx context.Context) error {
 		return l.carry([]coordinator.Ready{r}) // nobody is before it, and it need not wait for the disk
 	}
 	l.queued.Add(1)
+	l.unsaid.Add(generationsOf(r))
 	select {
 	case l.ready <- r:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// sendBeats sends the heartbeats and their answers of r, and gives the rest: they do not wait for the disk. What an answer
+// promises is kept by a restart too, without a record. A heartbeat tells the sender's generation, so it waits when that
+// is not durable yet.
+func (l *loop) sendBeats(r coordinator.Ready) []mtm.Message {
+	free := l.unsaid.Load() == 0 && generationsOf(r) == 0
+	rest := r.Send[:0]
+	for _, m := range r.Send {
+		switch m.Body.(type) {
+		case mtm.HeartbeatAck:
+			l.hands.send(m)
+			continue
+		case mtm.Heartbeat:
+			if free {
+				l.hands.send(m)
+				continue
+			}
+		}
+		rest = append(rest, m)
+	}
+	return rest
+}
+
+// generationsOf counts the records of generations that r has to persist.
+func generationsOf(r coordinator.Ready) (n int64) {
+	for _, rec := range r.Persist {
+		if _, ok := rec.(mtm.RecGeneration); ok {
+			n++
+		}
+	}
+	return n
 }
 
 func needsSync(r coordinator.Ready) bool {
@@ -233,6 +290,9 @@ func (l *loop) carryOut(ctx context.Context) error {
 		if err := l.carry(batch); err != nil {
 			return err
 		}
+		for _, r := range batch {
+			l.unsaid.Add(-generationsOf(r))
+		}
 		l.queued.Add(-int64(len(batch)))
 	}
 }
@@ -274,7 +334,7 @@ func (l *loop) write(batch []coordinator.Ready) error {
 	return l.shorten(first, recs)
 }
 
-// shorten gives up the journal before a checkpoint that is complete, and counts towards the next.
+// shorten lets a restart begin at a checkpoint that is complete, and counts towards the next.
 func (l *loop) shorten(first uint64, recs []mtm.Record) error {
 	if n := l.records.Add(int64(len(recs))); n < checkpointEvery {
 		return nil
@@ -282,7 +342,7 @@ func (l *loop) shorten(first uint64, recs []mtm.Record) error {
 	for i, r := range recs {
 		if _, ok := r.(mtm.RecCheckpoint); ok {
 			l.records.Store(0)
-			return l.journal.Truncate(first + uint64(i))
+			return l.journal.Checkpoint(first + uint64(i))
 		}
 	}
 	return nil

@@ -31,7 +31,7 @@ func TestCheckpointForgetsNothingOfItsBatch(t *testing.T) {
 			applied <- a.GID
 		}
 	}
-	l := newLoop(node, mail, j, h, newMetrics(), slog.New(slog.DiscardHandler), func(coordinator.Status) {})
+	l := newLoop(node, mail, j, h, newMetrics(), slog.New(slog.DiscardHandler), newClock())
 	l.records.Store(checkpointEvery)
 	gid := mtm.GID{Origin: 2, Gen: 1, Seq: 1}
 	mail.post(coordinator.PeerUp{Node: 2, Incarnation: 1})

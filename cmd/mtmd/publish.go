@@ -12,6 +12,9 @@ import (
 	"mtm/sql/schema"
 )
 
+// progressEvery is how often at most a recovery's progress is published.
+const progressEvery = 250 * time.Millisecond
+
 // publisher keeps mtm.status() and mtm.nodes() true: it holds the session that says that the daemon lives.
 type publisher struct {
 	d       *daemon
@@ -65,14 +68,29 @@ func (p *publisher) session(ctx context.Context, last *coordinator.Status) error
 	}
 	alive := time.NewTicker(time.Second)
 	defer alive.Stop()
+	var said time.Time
+	late := false // *last is not published yet
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case *last = <-p.news:
-			err = p.publish(ctx, conn, *last)
+		case s := <-p.news:
+			progress := *last
+			progress.Behind = s.Behind
+			only := sameStatus(progress, s)
+			if *last = s; only && time.Since(said) < progressEvery {
+				late = true
+				continue
+			}
+			said, late = time.Now(), false
+			err = p.publish(ctx, conn, s)
 		case <-alive.C:
-			_, err = conn.Exec(ctx, "SELECT 1") // a PostgreSQL that was restarted forgot us
+			if late {
+				late = false
+				err = p.publish(ctx, conn, *last)
+			} else {
+				_, err = conn.Exec(ctx, "SELECT 1") // a PostgreSQL that was restarted forgot us
+			}
 		}
 		if err != nil {
 			return err
@@ -81,13 +99,20 @@ func (p *publisher) session(ctx context.Context, last *coordinator.Status) error
 }
 
 func (p *publisher) publish(ctx context.Context, conn *pgx.Conn, s coordinator.Status) error {
-	state := schema.State{Status: s.Status, Connected: s.Connected, Generation: s.Generation, Online: s.Online}
+	state := schema.State{
+		Status: s.Status, Connected: s.Connected, Generation: s.Generation, Online: s.Online, Donor: s.Donor, Behind: s.Behind,
+	}
 	for _, n := range p.cluster.Nodes {
-		mode := schema.ReceiverNormal
-		if !s.Connected.Has(n.ID) {
-			mode = schema.ReceiverDisabled
+		mode := schema.ReceiverDisabled
+		switch {
+		case n.ID == s.Donor:
+			mode = schema.ReceiverRecovery
+		case s.Connected.Has(n.ID) && s.Online.Has(p.d.cfg.NodeID):
+			mode = schema.ReceiverNormal
 		}
-		state.Peers = append(state.Peers, schema.PeerState{ID: n.ID, Enabled: true, Connected: s.Connected.Has(n.ID), Mode: mode})
+		state.Peers = append(state.Peers, schema.PeerState{
+			ID: n.ID, Enabled: s.Generation.Members.Has(n.ID), Connected: s.Connected.Has(n.ID), Mode: mode,
+		})
 	}
 	return schema.Publish(ctx, conn, state)
 }
@@ -106,11 +131,13 @@ type report struct {
 	Detail           string `json:"detail,omitempty"`
 	InFlight         int    `json:"in_flight"`
 	InDoubt          int    `json:"in_doubt"`
+	Donor            int    `json:"donor,omitempty"`        // whom it recovers from
+	Behind           uint64 `json:"bytes_behind,omitempty"` // of the donor's journal
 }
 
 func (d *daemon) report() report {
 	r := report{NodeID: int(d.cfg.NodeID), Status: string(mtm.StatusDisabled), Cluster: d.cfg.Cluster, Version: version}
-	if e := d.gate.refusal.Load(); e != nil {
+	if e := d.gate.lease.why(); e != nil {
 		r.Detail = e.Detail
 	}
 	l := d.current.Load()
@@ -124,7 +151,7 @@ func (d *daemon) report() report {
 	}
 	r.Connected, r.GenMembers, r.GenMembersOnline = ints(s.Connected), ints(s.Generation.Members), ints(s.Online)
 	r.GenNum, r.GenConfigured = s.Generation.Num, ints(s.Generation.Configured)
-	r.InFlight, r.InDoubt = s.InFlight, len(s.InDoubt)
+	r.InFlight, r.InDoubt, r.Donor, r.Behind = s.InFlight, len(s.InDoubt), int(s.Donor), s.Behind
 	return r
 }
 

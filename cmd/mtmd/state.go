@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"mtm"
 )
@@ -66,4 +67,21 @@ func (d *daemon) saveCluster(c *clusterState) error {
 		return err
 	}
 	return d.journal.Put(stateKey, text)
+}
+
+const incarnationKey = "incarnation"
+
+// nextIncarnation numbers the lives of this process with its journal. It is on disk before it is used.
+func (d *daemon) nextIncarnation() (uint64, error) {
+	text, err := d.journal.Get(incarnationKey)
+	if err != nil {
+		return 0, err
+	}
+	last := uint64(0)
+	if text != nil {
+		if last, err = strconv.ParseUint(string(text), 10, 64); err != nil {
+			return 0, fmt.Errorf("journal in %s: its number of starts is damaged: %w", d.cfg.DataDir, err)
+		}
+	}
+	return last + 1, d.journal.Put(incarnationKey, strconv.AppendUint(nil, last+1, 10))
 }

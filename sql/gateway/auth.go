@@ -70,7 +70,8 @@ func (s *session) authenticate(timeout time.Duration) error {
 	}
 }
 
-// startParameter is parameter, during startup: the guard shows as what the client asked for.
+// startParameter is parameter, during startup: the guard shows as what the client asked for, or
+// as a node that does not serve.
 func (s *session) startParameter(msg []byte) {
 	switch name, _, _ := cut(msg[5:]); {
 	case !s.managed:
@@ -78,8 +79,8 @@ func (s *session) startParameter(msg []byte) {
 		return
 	case string(name) == "default_transaction_read_only":
 		value := "off"
-		if s.clientReadOnly {
-			value = "on"
+		if s.clientReadOnly || !s.wantsAdmin && s.srv.conf.Commits.Refused() != nil {
+			value = "on" // drivers that look for a node to write on go elsewhere
 		}
 		s.emit(appendParameter(nil, string(name), value))
 		return

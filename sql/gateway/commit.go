@@ -81,6 +81,7 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	stop := s.watchClient(gid)
 	e := s.srv.conf.Commits.Wait(ctx, gid)
 	stop()
+	s.leased.Store(false)
 	s.mu.Lock()
 	s.waiting = mtm.GID{}
 	s.mu.Unlock()

@@ -36,9 +36,11 @@ const DefaultRetryAutocommit = 5
 
 // Commits is what the gateway needs of the rest of mtm.
 type Commits interface {
-	// Admit is asked before each statement that reads or writes data. nil: go on. An *mtm.Error refuses. It may block
-	// while a lease lapses; it must be cheap.
+	// Admit is asked before each statement that reads or writes data, and again before each write of an answer that it
+	// led to, though not to a commit. nil: go on. An *mtm.Error refuses. It may block while a lease has lapsed; it must be cheap.
 	Admit(ctx context.Context, write bool) error
+	// Refused says why this node serves nobody, without waiting; nil: it does, or may in a moment.
+	Refused() *mtm.Error
 	// Permit asks for the right to send PREPARE TRANSACTION, and blocks while a switch is pending or too many are in
 	// flight. age is in microseconds since 1970, of the first attempt; 0: now.
 	Permit(ctx context.Context, age uint64) (mtm.GID, error)

@@ -39,6 +39,7 @@ func (s *session) extendedMessage(ctx context.Context, typ byte, size int) error
 		if err := s.settle(ctx); err != nil {
 			return err
 		}
+		s.newUnit()
 		s.batch = s.batch[:0]
 	}
 	switch {
@@ -329,7 +330,7 @@ func (s *session) refusalOf(ctx context.Context, m *meta, tx byte) *mtm.Error {
 	}
 	st := m.def.stmt
 	if st == nil {
-		return asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true))
+		return s.admit(ctx, true)
 	}
 	return s.refusal(ctx, st, tx)
 }
@@ -370,6 +371,7 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
+	s.newUnit()
 	if size > maxFunctionCall {
 		return protocolError("function call message is too long")
 	}
@@ -382,7 +384,7 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 		return s.refuse(e)
 	}
 	if tx != 'E' {
-		if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
+		if e := s.admit(ctx, true); e != nil {
 			return s.refuse(e)
 		}
 	}

@@ -19,6 +19,7 @@ const (
 	injGuardOff
 	injShowOff
 	injCharacteristics
+	injAdmin
 	injCount
 )
 
@@ -61,13 +62,15 @@ var injectedText = [injCount]string{
 	injGuardOn:  "SET default_transaction_read_only = on",
 	injGuardOff: "SET default_transaction_read_only = off",
 	injShowOff:  "SET LOCAL default_transaction_read_only = off",
+	injAdmin: "SELECT pg_catalog.pg_has_role(session_user, oid, 'MEMBER') FROM pg_catalog.pg_roles " +
+		"WHERE rolname OPERATOR(pg_catalog.=) '" + adminName + "'",
 	injCharacteristics: "SELECT ' ISOLATION LEVEL ' OPERATOR(pg_catalog.||) pg_catalog.current_setting('transaction_isolation') " +
 		"OPERATOR(pg_catalog.||) CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END",
 }
 
 var injectedName = [injCount]string{
 	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_probe", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp",
-	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_characteristics",
+	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_characteristics", "_mtm_admin",
 }
 
 // ownPortal is for what is injected into the middle of a client's transaction, where his unnamed portal may be alive.

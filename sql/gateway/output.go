@@ -35,7 +35,7 @@ func (s *session) writeOut() {
 	if s.holdAt >= 0 {
 		n = s.holdAt
 	}
-	if s.lost == nil && n > 0 {
+	if s.lost == nil && n > 0 && s.mayTell() {
 		if _, err := s.client.Write(s.out[:n]); err != nil {
 			s.lost = err
 			s.abandon()
@@ -116,5 +116,8 @@ func (s *session) release(msg []byte) {
 // fail throws away what is held back, and tells the client e instead, then status.
 func (s *session) fail(e *mtm.Error, status byte) {
 	s.drop()
+	if s.intact() {
+		s.leased.Store(false) // nothing is left of what was read
+	}
 	s.release(appendReady(appendError(nil, 'E', "ERROR", e), status))
 }

@@ -190,6 +190,18 @@ func (f *fakeCommits) Admit(context.Context, bool) error {
 	return nil
 }
 
+func (f *fakeCommits) Refused() *mtm.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refuse
+}
+
+func (f *fakeCommits) setRefuse(e *mtm.Error) {
+	f.mu.Lock()
+	f.refuse = e
+	f.mu.Unlock()
+}
+
 func (f *fakeCommits) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 	f.mu.Lock()
 	f.ages = append(f.ages, age)

@@ -26,7 +26,10 @@ func (s *session) run(ctx context.Context) error {
 		defer close(done)
 		s.ended(s.answers())
 	}()
-	err := s.serve(ctx)
+	err := s.askAdmin()
+	if err == nil {
+		err = s.serve(ctx)
+	}
 	s.goodbye(ctx, err)
 	<-done
 	return err

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mtm"
@@ -78,9 +79,12 @@ type session struct {
 
 	managed        bool   // the database is replicated
 	clientReadOnly bool   // the client himself set default_transaction_read_only
+	wantsAdmin     bool   // he calls himself mtm_admin
+	admin          bool   // … and is a member of that role: he gets in while the node is not online
 	toBackend      []byte // not sent yet
 	batch          []byte // the messages of the unit being run: a Query, or extended ones
 	ext            extended
+	leased         atomic.Bool // the unit's answer needs a lease when it goes out
 
 	outMu   sync.Mutex // before mu
 	out     []byte     // for the client, not written yet

@@ -35,6 +35,7 @@ func (s *session) query(ctx context.Context, size int) error {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
+	s.newUnit()
 	if s.ext.open {
 		return protocolError("Query in a batch of extended messages")
 	}
@@ -301,7 +302,7 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 	if e := s.untold(nil); e != nil {
 		return s.refuse(e)
 	}
-	if e := asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true)); e != nil {
+	if e := s.admit(ctx, true); e != nil {
 		return s.refuse(e)
 	}
 	st := &statement.Statement{Kind: statement.Unknown, End: len(text)}
@@ -333,7 +334,7 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 func (s *session) longQuery(ctx context.Context, size int) error {
 	e := s.untold(nil)
 	if e == nil {
-		e = asErrorOrNil(s.srv.conf.Commits.Admit(ctx, true))
+		e = s.admit(ctx, true)
 	}
 	if e != nil {
 		if err := s.cr.discard(size); err != nil {
@@ -418,7 +419,7 @@ func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte)
 		}
 	}
 	if st.ReadsOrWrites() {
-		return asErrorOrNil(s.srv.conf.Commits.Admit(ctx, st.Kind != statement.Read))
+		return s.admit(ctx, st.Kind != statement.Read)
 	}
 	return nil
 }

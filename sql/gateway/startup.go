@@ -21,6 +21,7 @@ const (
 	sslCode    = 80877103
 	gssCode    = 80877104
 	alpn       = "postgresql"
+	adminName  = "mtm_admin" // application_name, and the role
 )
 
 // connection serves one client from its first byte to its last.
@@ -258,6 +259,7 @@ func (s *Server) session(ctx context.Context, client net.Conn, packet []byte) er
 	sess := s.newSession(client, back)
 	sess.managed = !physical && (s.conf.Database == "" || s.conf.Database == database)
 	sess.clientReadOnly = startsReadOnly(st.params)
+	sess.wantsAdmin = st.get("application_name") == adminName
 	hello := plainPacket(packet)
 	if sess.managed {
 		hello = st.guarded()

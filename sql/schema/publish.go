@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,6 +34,8 @@ type State struct {
 	Connected  mtm.NodeSet // peers with a working link, and this node
 	Generation mtm.Generation
 	Online     mtm.NodeSet // members of Generation that are online
+	Donor      mtm.NodeID  // whom this node recovers from; 0: nobody
+	Behind     uint64      // bytes of the donor's journal that are still to come
 	Peers      []PeerState // one for each configured node
 }
 
@@ -91,12 +94,13 @@ func Publish(ctx context.Context, conn *pgx.Conn, s State) error {
 		b := &pgx.Batch{}
 		b.Queue(`SET LOCAL synchronous_commit = off`)
 		b.Queue(`INSERT INTO mtm.node_state
-			VALUES (true, (`+holderSQL+`), $1, $2, $3, $4, $5, $6, clock_timestamp())
+			VALUES (true, (`+holderSQL+`), $1, $2, $3, $4, $5, $6, nullif($7, 0), $8, clock_timestamp())
 			ON CONFLICT (only_row) DO UPDATE SET (pid, status, connected, gen_num, gen_members, gen_members_online,
-				gen_configured, written) = (excluded.pid, excluded.status, excluded.connected, excluded.gen_num,
-				excluded.gen_members, excluded.gen_members_online, excluded.gen_configured, excluded.written)`,
+				gen_configured, donor, behind, written) = (excluded.pid, excluded.status, excluded.connected, excluded.gen_num,
+				excluded.gen_members, excluded.gen_members_online, excluded.gen_configured, excluded.donor, excluded.behind,
+				excluded.written)`,
 			string(s.Status), ids(s.Connected), int64(s.Generation.Num), ids(s.Generation.Members), ids(s.Online),
-			ids(s.Generation.Configured))
+			ids(s.Generation.Configured), int(s.Donor), int64(min(s.Behind, math.MaxInt64)))
 		b.Queue(`DELETE FROM mtm.peer_state`)
 		for _, p := range s.Peers {
 			b.Queue(`INSERT INTO mtm.peer_state VALUES ($1, $2, $3, nullif($4, 0), nullif($5, 0), $6, $7)`,

@@ -62,6 +62,17 @@ func TestStatusIsLive(t *testing.T) {
 		`SELECT id, is_self, enabled, connected, sender_pid, receiver_pid, n_workers, receiver_mode FROM mtm.nodes()`))
 }
 
+func TestRecoveryIsTold(t *testing.T) {
+	conn, daemon := announced(t)
+	require.Equal(t, []string{"|"}, query(t, conn, `SELECT * FROM mtm.recovery()`))
+	s := someState()
+	s.Status, s.Donor, s.Behind = mtm.StatusCatchup, 3, 12345
+	require.NoError(t, Publish(testContext(t), daemon, s))
+	require.Equal(t, []string{"3|12345"}, query(t, conn, `SELECT * FROM mtm.recovery()`))
+	died(t, conn, daemon)
+	require.Equal(t, []string{"|"}, query(t, conn, `SELECT * FROM mtm.recovery()`))
+}
+
 func TestStatusTypes(t *testing.T) {
 	conn := newNode(t, 2)
 	require.Equal(t, []string{"integer|text|integer[]|bigint|integer[]|integer[]|integer[]"}, query(t, conn,

@@ -35,6 +35,18 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (SELECT d.alive AND coalesce(s.pid = ds.pid, false)) AS live(yes);
 END;
 
+-- While a node is brought up to date: from whom, and how much is still to come, as far as known.
+CREATE OR REPLACE FUNCTION mtm.recovery(OUT donor int, OUT bytes_behind int8)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT CASE WHEN live.yes THEN s.donor END, CASE WHEN live.yes AND s.donor IS NOT NULL THEN s.behind END
+    FROM mtm.node n
+    CROSS JOIN mtm.daemon() d
+    LEFT JOIN mtm.daemon_state ds ON true
+    LEFT JOIN mtm.node_state s ON true
+    CROSS JOIN LATERAL (SELECT d.alive AND coalesce(s.pid = ds.pid, false)) AS live(yes);
+END;
+
 CREATE OR REPLACE FUNCTION mtm.nodes(OUT id int, OUT conninfo text, OUT is_self boolean, OUT enabled boolean,
     OUT connected boolean, OUT sender_pid int, OUT receiver_pid int, OUT n_workers int, OUT receiver_mode text)
 RETURNS SETOF record

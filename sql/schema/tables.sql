@@ -65,6 +65,8 @@ CREATE UNLOGGED TABLE mtm.node_state (
     gen_members int[] NOT NULL,
     gen_members_online int[] NOT NULL,
     gen_configured int[] NOT NULL,
+    donor int,                      -- whom it recovers from
+    behind int8 NOT NULL DEFAULT 0, -- bytes of the donor's journal that are still to come
     written timestamptz NOT NULL
 );
 
