@@ -43,6 +43,7 @@ type Client struct {
 
 	mu      sync.Mutex
 	conn    *grpc.ClientConn
+	paused  bool
 	reached bool
 	asked   bool
 	last    mtm.RefereeAnswer
@@ -63,14 +64,14 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, errors.New("referee: no address, no certificates, or nobody to answer to")
 	}
 	c := &Client{cfg: cfg, log: cfg.Logger, queue: make(chan mtm.RefereeRequest, askParallel)}
-	conn, err := c.dial()
+	conn, err := cfg.dial()
 	c.conn = conn
 	return c, err
 }
 
 // dial makes a connection, which connects when it is first used, and again by itself.
-func (c *Client) dial() (*grpc.ClientConn, error) {
-	conf := c.cfg.TLS.Clone()
+func (c *ClientConfig) dial() (*grpc.ClientConn, error) {
+	conf := c.TLS.Clone()
 	before := conf.VerifyConnection
 	conf.VerifyConnection = func(cs tls.ConnectionState) error {
 		if before != nil {
@@ -78,10 +79,10 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 				return err
 			}
 		}
-		_, err := ofCluster(cs, c.cfg.Cluster)
+		_, err := ofCluster(cs, c.Cluster)
 		return err
 	}
-	return grpc.NewClient("passthrough:///"+c.cfg.Addr, grpc.WithTransportCredentials(credentials.NewTLS(conf)),
+	return grpc.NewClient("passthrough:///"+c.Addr, grpc.WithTransportCredentials(credentials.NewTLS(conf)),
 		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -92,12 +93,41 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 	)
 }
 
+// Check finds out whether the referee answers node. Nothing is stored anywhere.
+func Check(ctx context.Context, cfg ClientConfig, node mtm.NodeID) error {
+	conn, err := cfg.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
+	defer cancel()
+	_, err = mtmpb.NewRefereeClient(conn).Ask(ctx, proto.EncodeRefereeRequest(mtm.RefereeRequest{Node: node, Configured: mtm.Nodes(node)}))
+	return err
+}
+
 // Ask queues a request, without waiting; when too many wait it is dropped.
 func (c *Client) Ask(r mtm.RefereeRequest) {
+	if r.Kind != mtm.RefereeClear && c.isPaused() {
+		return
+	}
 	select {
 	case c.queue <- r:
 	default:
 	}
+}
+
+// Pause, with true, keeps the client from asking for a grant: a node that could not use it must leave it to its peer.
+func (c *Client) Pause(yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = yes
+}
+
+func (c *Client) isPaused() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.paused
 }
 
 // Run asks what is queued until ctx ends. Answers may come in another order.
@@ -121,6 +151,9 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 func (c *Client) ask(ctx context.Context, r mtm.RefereeRequest) {
+	if r.Kind != mtm.RefereeClear && c.isPaused() {
+		return // since it was queued
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	c.mu.Lock()
@@ -157,7 +190,7 @@ func (c *Client) note(conn *grpc.ClientConn, a mtm.RefereeAnswer, err error) {
 	}
 	if status.Code(err) == codes.DeadlineExceeded && conn == c.conn {
 		// Nothing came back: the connection may be dead, and the system would notice late.
-		if fresh, derr := c.dial(); derr == nil {
+		if fresh, derr := c.cfg.dial(); derr == nil {
 			c.conn = fresh
 			conn.Close()
 		}

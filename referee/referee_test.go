@@ -145,7 +145,7 @@ func TestNobodySpeaksForAnother(t *testing.T) {
 	b := newBench(t)
 	_, two := b.arm()
 	for _, who := range []*asker{two, b.as("admin", "shop")} {
-		conn, err := who.client.dial()
+		conn, err := who.client.cfg.dial()
 		require.NoError(t, err)
 		_, err = mtmpb.NewRefereeClient(conn).Ask(t.Context(), &mtmpb.RefereeRequest{Version: 1, Kind: 1, Node: 1, Gen: 5, Configured: 6})
 		require.ErrorContains(t, err, "does not speak for node 1")
@@ -175,7 +175,7 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 func TestMalformedRequestsAreRefused(t *testing.T) {
 	b := newBench(t)
 	one, _ := b.arm()
-	conn, err := one.client.dial()
+	conn, err := one.client.cfg.dial()
 	require.NoError(t, err)
 	defer conn.Close()
 	for _, r := range []*mtmpb.RefereeRequest{
@@ -211,7 +211,7 @@ func TestADiskThatFailsEndsIt(t *testing.T) {
 	b := newBench(t)
 	one, _ := b.arm()
 	require.NoError(t, b.server.store.db.Close())
-	conn, err := one.client.dial()
+	conn, err := one.client.cfg.dial()
 	require.NoError(t, err)
 	defer conn.Close()
 	_, err = mtmpb.NewRefereeClient(conn).Ask(t.Context(), &mtmpb.RefereeRequest{Version: 1, Kind: 1, Node: 1, Gen: 5, Configured: 6})
@@ -222,11 +222,31 @@ func TestADiskThatFailsEndsIt(t *testing.T) {
 	b.ended <- ended
 }
 
+func TestCheckTellsWhetherTheRefereeAnswersThisNode(t *testing.T) {
+	b := newBench(t)
+	one := b.node(1)
+	require.NoError(t, Check(t.Context(), one.client.cfg, 1))
+	require.ErrorContains(t, Check(t.Context(), one.client.cfg, 2), "does not speak for node 2")
+	b.stop()
+	require.Error(t, Check(t.Context(), one.client.cfg, 1))
+}
+
+func TestANodeThatCouldNotServeAsksForNoGrant(t *testing.T) {
+	b := newBench(t)
+	one, _ := b.arm()
+	one.client.Pause(true)
+	one.client.Ask(mtm.RefereeRequest{Kind: mtm.RefereeGrant, Node: 1, Gen: 5, Configured: mtm.Nodes(1, 2)})
+	require.True(t, one.ask(mtm.RefereeClear, 1, 1).OK, "what is asked after it is answered")
+	require.Zero(t, b.server.Status().Holder)
+	one.client.Pause(false)
+	require.True(t, one.ask(mtm.RefereeGrant, 1, 5).OK)
+}
+
 func TestTheOperatorSeesTheRow(t *testing.T) {
 	b := newBench(t)
 	b.arm()
 	admin := b.as("admin", "shop")
-	conn, err := admin.client.dial()
+	conn, err := admin.client.cfg.dial()
 	require.NoError(t, err)
 	defer conn.Close()
 	r, err := mtmpb.NewAdminClient(conn).Call(t.Context(), &mtmpb.AdminRequest{Method: "status"})

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"mtm/cert"
 	"mtm/coordinator"
 	"mtm/referee"
+	"mtm/sql/schema"
 )
 
 // This file is mtmd as a referee, on a machine without PostgreSQL, and the client of a node that has one.
@@ -121,32 +121,91 @@ func refereeHTTP(ctx context.Context, addr string, srv *referee.Server) error {
 	return ctx.Err()
 }
 
-// newReferee is the client of this node's referee; nil: it has none.
-func (cfg config) newReferee(post func(coordinator.Event), log *slog.Logger) (*referee.Client, error) {
-	if cfg.Referee == "" {
-		return nil, nil
+// judge is a node's side of its referee; without one it does nothing.
+type judge struct {
+	addr   string
+	client *referee.Client // nil: no referee
+}
+
+// newJudge prepares to ask the referee, if the node has one.
+func (d *daemon) newJudge() (*judge, error) {
+	if d.cfg.Referee == "" {
+		return &judge{}, nil
 	}
-	tls, err := cert.ClientConfig(cert.Files{CA: cfg.TLSCA, Cert: cfg.TLSCert, Key: cfg.TLSKey}, referee.Name)
+	cfg, err := d.refereeConfig()
 	if err != nil {
 		return nil, err
 	}
-	return referee.NewClient(referee.ClientConfig{
-		Cluster: cfg.Cluster, Addr: cfg.Referee, TLS: tls, Logger: log,
-		Answer: func(a mtm.RefereeAnswer) { post(coordinator.RefereeSaid{Answer: a}) },
-	})
+	client, err := referee.NewClient(cfg)
+	return &judge{addr: d.cfg.Referee, client: client}, err
+}
+
+func (d *daemon) refereeConfig() (referee.ClientConfig, error) {
+	tls, err := cert.ClientConfig(cert.Files{CA: d.cfg.TLSCA, Cert: d.cfg.TLSCert, Key: d.cfg.TLSKey}, referee.Name)
+	return referee.ClientConfig{
+		Cluster: d.cfg.Cluster, Addr: d.cfg.Referee, TLS: tls, Logger: d.log,
+		Answer: func(a mtm.RefereeAnswer) { d.mail.post(coordinator.RefereeSaid{Answer: a}) },
+	}, err
+}
+
+func (j *judge) run(ctx context.Context) error {
+	if j.client == nil {
+		return nil
+	}
+	return j.client.Run(ctx)
+}
+
+func (j *judge) ask(r mtm.RefereeRequest) {
+	if j.client != nil {
+		j.client.Ask(r)
+	}
+}
+
+// pause, with true: this node could not serve alone, for its PostgreSQL is away.
+func (j *judge) pause(yes bool) {
+	if j.client != nil {
+		j.client.Pause(yes)
+	}
 }
 
 // refereeReport is what a node's status says of its referee.
 type refereeReport struct {
 	Address   string `json:"address"`
 	Reachable bool   `json:"reachable"`
-	Holder    int    `json:"holder"` // who holds the grant, by its last answer; 0: nobody
+	Holder    int    `json:"holder"` // who may go on alone, by its last answer; 0: nobody
 }
 
-func reportReferee(addr string, c *referee.Client) *refereeReport {
-	if c == nil {
+func (j *judge) report() *refereeReport {
+	if j == nil || j.client == nil {
 		return nil
 	}
-	r := c.Reach()
-	return &refereeReport{Address: addr, Reachable: r.Reachable, Holder: int(r.Answer.Holder)}
+	r := j.client.Reach()
+	return &refereeReport{Address: j.addr, Reachable: r.Reachable, Holder: int(r.Answer.Holder)}
+}
+
+// precheckReferee is the prerequisite of init-cluster: two nodes, and a referee that answers. nil: there is nothing to say.
+func (d *daemon) precheckReferee(ctx context.Context, nodes int) *schema.CheckResult {
+	c := &schema.CheckResult{Name: "referee", Severity: schema.Fatal}
+	if d.cfg.Referee == "" {
+		if nodes != 2 {
+			return nil
+		}
+		c.Severity, c.Detail = schema.Warning, "two nodes without a referee: when one is lost the other stops"
+		c.Fix = "run mtmd --referee on a third machine, and set referee in mtmd.toml of both nodes"
+		return c
+	}
+	cfg, err := d.refereeConfig()
+	if err == nil {
+		err = referee.Check(ctx, cfg, d.cfg.NodeID)
+	}
+	switch {
+	case nodes != 2:
+		c.Detail = fmt.Sprintf("a referee is for two nodes, and there are %d", nodes)
+		c.Fix = "take referee out of mtmd.toml"
+	case err != nil:
+		c.Detail, c.Fix = err.Error(), "start mtmd --referee there, and let its peer port through the firewall"
+	default:
+		c.OK, c.Detail = true, d.cfg.Referee
+	}
+	return c
 }
