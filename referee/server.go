@@ -199,7 +199,7 @@ func (s *Server) tell(r mtm.RefereeRequest, a mtm.RefereeAnswer, before mtm.Refe
 	after := s.rules.State()
 	switch {
 	case !a.OK:
-		if r.Kind != mtm.RefereeClear && s.told[r.Node] != a.Why {
+		if r.Kind != mtm.RefereeClear && r.Gen > 0 && s.told[r.Node] != a.Why {
 			s.told[r.Node] = a.Why
 			s.log.Warn("refused to let a node go on alone", keyNode, int(r.Node), keyAsk, r.Kind.String(), keyWhy, a.Why)
 		}
