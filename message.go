@@ -11,10 +11,11 @@ type Body interface{ body() }
 
 // Prepare carries a transaction from its origin to a member, which applies it and prepares it.
 type Prepare struct {
-	GID     GID
-	Age     uint64 // microseconds since 1970 when the client first asked to commit; older wins conflicts
-	Deps    Deps
-	Payload Payload
+	GID       GID
+	Age       uint64 // microseconds since 1970 when the client first asked to commit; older wins conflicts
+	Deps      Deps
+	Payload   Payload
+	Acceptors NodeSet // who decides it, by majority: the configured nodes of its generation; 0: not told (version 1)
 }
 
 // Vote answers Prepare: the sender holds the transaction prepared, durably, or refuses it (Err is set).
@@ -25,9 +26,10 @@ type Vote struct {
 
 // Accept is Paxos phase 2a: accept this outcome at this ballot. At ballot {0, origin} it is the precommit.
 type Accept struct {
-	GID    GID
-	Ballot Ballot
-	Commit bool
+	GID       GID
+	Ballot    Ballot
+	Commit    bool
+	Acceptors NodeSet // as in Prepare
 }
 
 // Accepted is phase 2b: the sender has accepted, durably. It goes to all configured nodes' proposer.
@@ -39,8 +41,9 @@ type Accepted struct {
 
 // Collect is phase 1a: a resolver asks for a promise.
 type Collect struct {
-	GID    GID
-	Ballot Ballot
+	GID       GID
+	Ballot    Ballot
+	Acceptors NodeSet // as in Prepare
 }
 
 // Promised is phase 1b: the sender will accept nothing below Ballot, and tells what it accepted last.
@@ -166,6 +169,7 @@ type RecoverTxn struct {
 	Deps        Deps
 	Payload     Payload
 	Fate        Fate
+	Acceptors   NodeSet // as in Prepare; needed of undecided ones
 }
 
 // Fate is what became of a transaction at the donor.

@@ -18,19 +18,22 @@ type RecPrepare struct {
 	// Recovered: it came undecided from a donor, at a mark. This node never votes for it, so it may be committed though
 	// it was never prepared here.
 	Recovered bool
+	Acceptors NodeSet // as in Prepare
 }
 
 // RecPromise: no ballot below Ballot will be accepted for GID.
 type RecPromise struct {
-	GID    GID
-	Ballot Ballot
+	GID       GID
+	Ballot    Ballot
+	Acceptors NodeSet
 }
 
 // RecAccept: this outcome was accepted at this ballot.
 type RecAccept struct {
-	GID    GID
-	Ballot Ballot
-	Commit bool
+	GID       GID
+	Ballot    Ballot
+	Commit    bool
+	Acceptors NodeSet
 }
 
 // RecDecide: the outcome is known. It need not be synced, since what depends on it comes later in the journal, but

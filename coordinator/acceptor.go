@@ -5,14 +5,14 @@ import "mtm"
 // accept takes a value at a ballot, durably before anybody hears of it.
 func (n *Node) accept(t *txn, b mtm.Ballot, commit bool) {
 	t.promised, t.accepted, t.acceptVal = b, b, commit
-	n.persist(mtm.RecAccept{GID: t.gid, Ballot: b, Commit: commit})
+	n.persist(mtm.RecAccept{GID: t.gid, Ballot: b, Commit: commit, Acceptors: t.acceptors})
 }
 
 func (n *Node) onAccept(from mtm.NodeID, a mtm.Accept) {
 	if from != a.Ballot.Node {
 		return
 	}
-	t := n.acceptorTxn(from, a.GID)
+	t := n.acceptorTxn(from, a.GID, a.Acceptors)
 	if t == nil {
 		return
 	}
@@ -26,7 +26,7 @@ func (n *Node) onAccept(from mtm.NodeID, a mtm.Accept) {
 	}
 	n.send(from, mtm.Accepted{GID: a.GID, Ballot: a.Ballot, Commit: a.Commit})
 	// The proposer persists its own acceptance before it asks, so two are certain by now.
-	if mtm.Nodes(from, n.cfg.ID).IsMajorityOf(n.gen.Configured) {
+	if mtm.Nodes(from, n.cfg.ID).IsMajorityOf(t.acceptors) {
 		n.setOutcome(t, a.Commit)
 		return
 	}
@@ -59,7 +59,7 @@ func (n *Node) onAccepted(from mtm.NodeID, a mtm.Accepted) {
 }
 
 func (n *Node) onCollect(from mtm.NodeID, c mtm.Collect) {
-	t := n.acceptorTxn(from, c.GID)
+	t := n.acceptorTxn(from, c.GID, c.Acceptors)
 	if t == nil {
 		return
 	}
@@ -76,14 +76,14 @@ func (n *Node) onCollect(from mtm.NodeID, c mtm.Collect) {
 	}
 	if t.promised != c.Ballot {
 		t.promised = c.Ballot
-		n.persist(mtm.RecPromise{GID: c.GID, Ballot: c.Ballot})
+		n.persist(mtm.RecPromise{GID: c.GID, Ballot: c.Ballot, Acceptors: t.acceptors})
 	}
 	n.mindResolver(t, c.Ballot)
 	n.send(from, mtm.Promised{GID: c.GID, Ballot: c.Ballot, Accepted: t.accepted, AcceptedCommit: t.acceptVal})
 }
 
 // acceptorTxn finds, or makes, the state in which this node accepts; nil when the outcome is known, after telling it.
-func (n *Node) acceptorTxn(from mtm.NodeID, gid mtm.GID) *txn {
+func (n *Node) acceptorTxn(from mtm.NodeID, gid mtm.GID, acceptors mtm.NodeSet) *txn {
 	if n.isForgotten(gid) {
 		n.tellForgotten(from, gid)
 		return nil
@@ -102,5 +102,7 @@ func (n *Node) acceptorTxn(from mtm.NodeID, gid mtm.GID) *txn {
 		n.send(from, mtm.Decided{GID: gid})
 		return nil
 	}
-	return n.newTxn(gid)
+	t := n.newTxn(gid)
+	t.acceptedBy(acceptors)
+	return t
 }

@@ -93,7 +93,7 @@ func (n *Node) learnDeps(origin mtm.NodeID, deps mtm.Deps) {
 // depsNow is all that a transaction captured now may have seen: whatever was decided here.
 func (n *Node) depsNow() mtm.Deps {
 	var deps mtm.Deps
-	for _, id := range n.gen.Configured.IDs() {
+	for _, id := range allOrigins {
 		s := n.seen[id]
 		if s == nil || s.upto == 0 {
 			continue

@@ -37,6 +37,7 @@ func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
 		t = n.newTxn(p.GID)
 	}
 	t.age, t.deps, t.payload = p.Age, p.Deps, p.Payload
+	t.acceptedBy(p.Acceptors)
 	n.learnDeps(p.GID.Origin, p.Deps)
 	n.journal(t)
 	if _, up := n.peers[from]; !up && !t.orphan {
@@ -140,7 +141,7 @@ func (n *Node) vote(t *txn) {
 // decide fixes the outcome at the node that found it, and tells the others.
 func (n *Node) decide(t *txn, commit bool) {
 	n.setOutcome(t, commit)
-	to := n.gen.Configured
+	to := n.concerned(t)
 	if t.coord != nil && !commit {
 		to = t.coord.sent // nobody else has heard of it
 	}

@@ -156,12 +156,16 @@ func (n *Node) Step(ev Event) {
 	case GateClosed:
 		n.next = max(n.next, ev.Next)
 		n.gateClosed = n.gateClosed || !n.gateOpen && ev.Seq == n.closes
+	case DropNode:
+		if n.m != nil {
+			n.m.Drop(ev.Node)
+		}
 	}
 	n.turn()
 }
 
 func (n *Node) receive(m mtm.Message) {
-	if !n.gen.Configured.Has(m.From) || m.From == n.cfg.ID || m.To != n.cfg.ID {
+	if !n.listensTo(m.From) || m.From == n.cfg.ID || m.To != n.cfg.ID {
 		return
 	}
 	if n.m != nil && n.m.Receive(m.From, m.Body) {
@@ -233,7 +237,7 @@ func sorted(txns map[mtm.GID]*txn) []*txn {
 }
 
 func (n *Node) newTxn(gid mtm.GID) *txn {
-	t := &txn{gid: gid, backoff: n.cfg.Retransmit, retryAt: n.now + n.cfg.Retransmit}
+	t := &txn{gid: gid, acceptors: n.gen.Configured, backoff: n.cfg.Retransmit, retryAt: n.now + n.cfg.Retransmit}
 	n.txns[gid] = t
 	n.seenOf(gid.Origin).hear(gid.Seq)
 	return t

@@ -10,7 +10,7 @@ import (
 
 func (n *Node) permitted(ev Permitted) {
 	t := n.newTxn(ev.GID)
-	t.age = ev.Age
+	t.age, t.acceptors = ev.Age, n.gen.Configured
 	t.local = localSession
 	t.coord = &coord{members: n.gen.Members, permitted: true}
 	n.next = max(n.next, ev.GID.Seq+1)
@@ -50,6 +50,9 @@ func (n *Node) checkGate() {
 		why := fmt.Sprintf("Nodes %v are out of reach.", missing)
 		if !n.online() {
 			why = fmt.Sprintf("The cluster moved on to %v.", n.gen)
+		}
+		if n.dropped() {
+			why = "This node was dropped from the cluster."
 		}
 		n.do(CloseGate{Reason: mtm.NotOnline(n.Status().Status, why), Seq: n.closes})
 	}
@@ -124,7 +127,7 @@ func (n *Node) captured(ev Captured) {
 
 func (n *Node) journal(t *txn) {
 	t.journaled = true
-	n.persist(mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload, LSN: t.lsn})
+	n.persist(mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload, LSN: t.lsn, Acceptors: t.acceptors})
 }
 
 // forwardPrepare hands the payload to the members that have not voted.
@@ -134,7 +137,7 @@ func (n *Node) forwardPrepare(t *txn) {
 			continue
 		}
 		t.coord.sent = t.coord.sent.With(id)
-		body := mtm.Prepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload}
+		body := mtm.Prepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload, Acceptors: t.acceptors}
 		n.ready.Forward = append(n.ready.Forward, mtm.Message{From: n.cfg.ID, To: id, Body: body})
 	}
 }
@@ -187,7 +190,7 @@ func (n *Node) tryPrecommit(t *txn) {
 	t.payload.Data = nil // nobody needs it from here any more: all have it
 	n.accept(t, ballot, true)
 	c.accepts = mtm.Nodes(n.cfg.ID)
-	n.sendAll(n.gen.Configured, mtm.Accept{GID: t.gid, Ballot: ballot, Commit: true})
+	n.sendAll(t.acceptors, mtm.Accept{GID: t.gid, Ballot: ballot, Commit: true, Acceptors: t.acceptors})
 	n.countPrecommit(t)
 }
 
@@ -200,7 +203,7 @@ func (n *Node) allVoted(c *coord) bool {
 }
 
 func (n *Node) countPrecommit(t *txn) {
-	if t.outcome == undecided && n.quorum(t.coord.accepts) {
+	if t.outcome == undecided && n.quorum(t, t.coord.accepts) {
 		n.decide(t, true)
 	}
 }

@@ -9,7 +9,7 @@ import (
 // This file is about links, conflicts and time.
 
 func (n *Node) peerUp(id mtm.NodeID, incarnation uint64) {
-	if !n.gen.Configured.Has(id) || id == n.cfg.ID {
+	if id == n.cfg.ID || n.m == nil && !n.gen.Configured.Has(id) {
 		return
 	}
 	if _, up := n.peers[id]; up {
@@ -102,19 +102,19 @@ func (n *Node) repeat(t *txn) {
 		}
 	case t.payload.Has(mtm.PayloadEmpty):
 	case t.outcome == committed:
-		n.sendAll(n.gen.Configured.Minus(c.done), mtm.Decided{GID: t.gid, Commit: true})
+		n.sendAll(n.concerned(t).Minus(c.done), mtm.Decided{GID: t.gid, Commit: true})
 	case t.outcome == aborted:
 		n.sendAll(c.sent.Minus(c.done), mtm.Decided{GID: t.gid})
 	case !t.accepted.IsZero():
 		if b := (mtm.Ballot{Node: n.cfg.ID}); t.accepted == b {
-			n.sendAll(n.gen.Configured.Minus(c.accepts), mtm.Accept{GID: t.gid, Ballot: b, Commit: true})
+			n.sendAll(t.acceptors.Minus(c.accepts), mtm.Accept{GID: t.gid, Ballot: b, Commit: true, Acceptors: t.acceptors})
 		}
 	case t.journaled && t.payload.Spill == "":
 		n.forwardPrepare(t)
 	case t.journaled:
 		// A spilled payload is not sent twice over a link that held. Our own ballot promises nothing new: it asks
 		// whether the others have ended the transaction.
-		n.sendAll(c.members.Minus(c.votes), mtm.Collect{GID: t.gid, Ballot: mtm.Ballot{Node: n.cfg.ID}})
+		n.sendAll(c.members.Minus(c.votes), mtm.Collect{GID: t.gid, Ballot: mtm.Ballot{Node: n.cfg.ID}, Acceptors: t.acceptors})
 	}
 }
 

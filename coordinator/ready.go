@@ -199,7 +199,14 @@ type Recovered struct {
 	At uint64
 }
 
+// DropNode asks this node to have another configured no more; 0: not any longer. It tries until it is done, or restarts.
+// Whether it is done shows in Status: Generation.Configured lacks the node, and this node is online.
+type DropNode struct {
+	Node mtm.NodeID
+}
+
 func (Recovered) event() {}
+func (DropNode) event()  {}
 
 func (Tick) event()       {}
 func (Received) event()   {}

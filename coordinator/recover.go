@@ -51,6 +51,10 @@ func (n *Node) driveRecovery() {
 	}
 	// With nobody online in reach there is nobody to catch up with first: the election finds who is ahead.
 	alone := n.now > n.donorAt+n.cfg.RecoverAfter
+	if n.m.Joining() { // nobody waits for it, so it waits until it has nearly everything
+		n.m.SetCaughtUp(r.caughtUp)
+		return
+	}
 	n.m.SetCaughtUp(r.caughtUp || n.m.IsDonor() || !n.m.Behind() || alone)
 }
 
@@ -125,7 +129,7 @@ func (n *Node) haveVector() []mtm.OriginHave {
 		}
 	}
 	var v []mtm.OriginHave
-	for _, id := range n.gen.Configured.IDs() {
+	for _, id := range allOrigins {
 		if n.forgotten[id] > 0 || len(above[id]) > 0 {
 			v = append(v, mtm.OriginHave{Origin: id, Upto: n.forgotten[id], Above: above[id].above(n.forgotten[id])})
 		}
@@ -283,9 +287,10 @@ func (n *Node) takeUndecided(t *txn, b mtm.RecoverTxn) bool {
 		t.learned, t.outcome = true, undecided
 	}
 	t.age, t.deps, t.payload, t.recovered = b.Age, b.Deps, b.Payload, true
+	t.acceptedBy(b.Acceptors)
 	t.journaled, t.early, t.waitsFor = true, false, nil
 	n.learnDeps(b.GID.Origin, b.Deps)
-	n.persist(mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload, Recovered: true})
+	n.persist(mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload, Recovered: true, Acceptors: t.acceptors})
 	t.local = localApplying
 	n.ready.Start = append(n.ready.Start, Apply{GID: t.gid, Age: t.age, Payload: t.payload})
 	t.payload.Data = nil
@@ -362,7 +367,7 @@ func (n *Node) misses(t *txn) bool {
 
 // haveRecords is the part of a checkpoint that is about recovery.
 func (n *Node) haveRecords() (recs []mtm.Record) {
-	for _, id := range n.gen.Configured.IDs() {
+	for _, id := range allOrigins {
 		if s := n.have[id]; len(s) > 0 {
 			recs = append(recs, mtm.RecHave{Origin: id, Spans: slices.Clone(s)})
 		}

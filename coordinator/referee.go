@@ -28,11 +28,11 @@ func (n *Node) refereeSaid(a mtm.RefereeAnswer) {
 // sole reports whether this node goes on alone.
 func (n *Node) sole() bool { return n.m != nil && n.m.Sole() }
 
-// quorum reports whether s may accept, or promise, for all: a majority of the configured nodes, or a node that goes on
-// alone. Of two configured nodes a majority is both, so whatever was decided before was accepted by this one, and
-// whatever its peer may yet decide needs this one.
-func (n *Node) quorum(s mtm.NodeSet) bool {
-	return s.IsMajorityOf(n.gen.Configured) || n.sole() && s.Has(n.cfg.ID)
+// quorum reports whether s may accept, or promise, for all: a majority of the acceptors, or a node that goes on alone.
+// Of two configured nodes a majority is both, so whatever was decided before was accepted by this one, and whatever
+// its peer may yet decide needs this one. What was begun with other configured nodes is theirs to decide.
+func (n *Node) quorum(t *txn, s mtm.NodeSet) bool {
+	return s.IsMajorityOf(t.acceptors) || n.sole() && s.Has(n.cfg.ID) && t.acceptors == n.gen.Configured
 }
 
 // resolveAlone ends what is in doubt when this node begins to go on alone: nobody else is asked.

@@ -36,16 +36,19 @@ func (n *Node) replayOne(r mtm.Record) {
 			t.age, t.deps, t.lsn, t.payload = r.Age, r.Deps, r.LSN, r.Payload
 			t.payload.Data = nil
 			t.journaled, t.recovered = true, r.Recovered
+			t.acceptedBy(r.Acceptors)
 			n.learnDeps(r.GID.Origin, r.Deps)
 		}
 	case mtm.RecPromise:
 		if t := n.replayTxn(r.GID); t != nil {
 			t.promised = r.Ballot
+			t.acceptedBy(r.Acceptors)
 			t.seenN = max(t.seenN, r.Ballot.N)
 		}
 	case mtm.RecAccept:
 		if t := n.replayTxn(r.GID); t != nil {
 			t.promised, t.accepted, t.acceptVal = r.Ballot, r.Ballot, r.Commit
+			t.acceptedBy(r.Acceptors)
 			t.seenN = max(t.seenN, r.Ballot.N)
 		}
 	case mtm.RecDecide:
@@ -204,7 +207,7 @@ func (n *Node) Checkpoint() []mtm.Record {
 	if n.m != nil {
 		recs = append(recs, n.m.State())
 	}
-	for _, id := range n.gen.Configured.IDs() {
+	for _, id := range allOrigins {
 		if n.forgotten[id] > 0 {
 			recs = append(recs, mtm.RecForget{Origin: id, Upto: n.forgotten[id]})
 		}
@@ -238,13 +241,13 @@ func (t *txn) records() []mtm.Record {
 	if t.journaled {
 		p := t.payload
 		p.Data = nil
-		recs = append(recs, mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: p, LSN: t.lsn, Recovered: t.recovered})
+		recs = append(recs, mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: p, LSN: t.lsn, Recovered: t.recovered, Acceptors: t.acceptors})
 	}
 	if !t.accepted.IsZero() {
-		recs = append(recs, mtm.RecAccept{GID: t.gid, Ballot: t.accepted, Commit: t.acceptVal})
+		recs = append(recs, mtm.RecAccept{GID: t.gid, Ballot: t.accepted, Commit: t.acceptVal, Acceptors: t.acceptors})
 	}
 	if t.accepted.Less(t.promised) {
-		recs = append(recs, mtm.RecPromise{GID: t.gid, Ballot: t.promised})
+		recs = append(recs, mtm.RecPromise{GID: t.gid, Ballot: t.promised, Acceptors: t.acceptors})
 	}
 	if t.outcome != undecided && t.local != localMissed && t.local != localRecovering {
 		recs = append(recs, mtm.RecDecide{GID: t.gid, Commit: t.outcome == committed})

@@ -45,8 +45,8 @@ func (n *Node) startAttempt(t *txn) {
 	at.best, at.commit = t.accepted, t.acceptVal
 	t.attempt = at
 	t.promised = at.ballot
-	n.persist(mtm.RecPromise{GID: t.gid, Ballot: at.ballot})
-	n.sendAll(n.gen.Configured, mtm.Collect{GID: t.gid, Ballot: at.ballot})
+	n.persist(mtm.RecPromise{GID: t.gid, Ballot: at.ballot, Acceptors: t.acceptors})
+	n.sendAll(t.acceptors, mtm.Collect{GID: t.gid, Ballot: at.ballot, Acceptors: t.acceptors})
 	n.countAttempt(t)
 }
 
@@ -66,7 +66,7 @@ func (n *Node) onPromised(from mtm.NodeID, p mtm.Promised) {
 // countAttempt moves an attempt on when a quorum has answered.
 func (n *Node) countAttempt(t *txn) {
 	at := t.attempt
-	if !at.phase2 && n.quorum(at.promises) {
+	if !at.phase2 && n.quorum(t, at.promises) {
 		if t.promised != at.ballot {
 			t.attempt = nil // somebody else is ahead
 			return
@@ -77,9 +77,9 @@ func (n *Node) countAttempt(t *txn) {
 		}
 		n.accept(t, at.ballot, at.commit)
 		at.accepts = mtm.Nodes(n.cfg.ID)
-		n.sendAll(n.gen.Configured, mtm.Accept{GID: t.gid, Ballot: at.ballot, Commit: at.commit})
+		n.sendAll(t.acceptors, mtm.Accept{GID: t.gid, Ballot: at.ballot, Commit: at.commit, Acceptors: t.acceptors})
 	}
-	if at.phase2 && n.quorum(at.accepts) {
+	if at.phase2 && n.quorum(t, at.accepts) {
 		n.decide(t, at.commit)
 	}
 }

@@ -15,6 +15,8 @@ type Status struct {
 	InFlight   int         // own transactions that are not finished everywhere
 	Undecided  int         // transactions of any origin without an outcome
 	InDoubt    []mtm.GID   // undecided ones whose origin is lost, ascending
+	Dropped    bool        // it is configured no more, and never will be again
+	Joining    bool        // it is not configured yet
 }
 
 // LeaseEnd is Status().LeaseEnd, for who asks often.
@@ -27,6 +29,7 @@ func (n *Node) Status() Status {
 	if n.m != nil {
 		s.Online, s.LeaseEnd = n.m.OnlinePeers().Intersect(s.Connected), n.lease()
 		s.Donor, s.Behind = n.rec.donor, n.rec.behind
+		s.Dropped, s.Joining = n.m.Dropped(), n.m.Joining()
 	}
 	switch {
 	case n.m != nil:

@@ -122,7 +122,7 @@ func (n *Node) idle() bool {
 
 // advance brings a node that is not online nearer to it; it reports whether it became online.
 func (n *Node) advance() bool {
-	if !n.started {
+	if !n.started || n.dropped() {
 		return false
 	}
 	if !n.complete() {
@@ -175,7 +175,7 @@ func (n *Node) mark() {
 }
 
 func (n *Node) forgottenVector() (v mtm.Deps) {
-	for _, id := range n.gen.Configured.IDs() {
+	for _, id := range allOrigins {
 		if upto := n.forgotten[id]; upto > 0 {
 			v = append(v, mtm.OriginDeps{Origin: id, Upto: upto})
 		}

@@ -42,7 +42,8 @@ type txn struct {
 	deps      mtm.Deps
 	payload   mtm.Payload
 	lsn       mtm.LSN
-	journaled bool // RecPrepare was handed out; durable when the next Ready is
+	acceptors mtm.NodeSet // who decides it, by majority
+	journaled bool        // RecPrepare was handed out; durable when the next Ready is
 	local     local
 	outcome   outcome
 	failure   *mtm.Error // why it aborts, for the client or the origin

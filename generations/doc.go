@@ -15,6 +15,10 @@
 //     before the last: a candidate that was frozen may win with old votes.
 //   - V4: a node that voted for n never becomes online below n (S6).
 //   - E1: elected is who has the vote of every proposed member, and they are a majority of the configured.
+//   - C1: the configured nodes change one at a time, by a generation that has the votes of a majority of the old and of the
+//     new ones, each of them (but for who is added) online in the generation that the change starts from. See
+//     configure.go, and docs/design-generations.md for why.
+//   - C2: a node votes only for generations with the configured nodes of its own generation, or for a change of them.
 //   - D1: donors are the voters with the highest LastOnline; they hold everything that was ever committed, since every
 //     commit was prepared by all members of its generation.
 //   - L1: a lease runs from the sending of the newest heartbeat that a majority (self counted) has acknowledged.

@@ -8,7 +8,7 @@ func (m *Machine) Tick(now uint64) {
 	if m.now >= m.beatAt {
 		m.beat()
 	}
-	for _, id := range m.st.Gen.Configured.IDs() {
+	for id := mtm.NodeID(1); id <= mtm.MaxNodes; id++ {
 		if g, ok := m.asked[id]; ok {
 			m.consider(id, g)
 		}
@@ -91,6 +91,7 @@ func (m *Machine) learn(g mtm.Generation, donors mtm.NodeSet) {
 		return
 	}
 	m.st.Gen, m.st.Donors = g, donors
+	m.configure(g.Configured)
 	m.highest = max(m.highest, g.Num)
 	if m.st.Vote.Num <= g.Num {
 		m.st.Barred = 0
@@ -116,7 +117,7 @@ func (m *Machine) consider(from mtm.NodeID, g mtm.Generation) {
 			return // asked again at the next tick
 		}
 		m.st.Vote, m.votedAt = g, m.now
-		m.st.Barred = m.st.Barred.Union(g.Configured.Minus(g.Members))
+		m.st.Barred = m.st.Barred.Union(g.Configured.Union(m.st.Gen.Configured).Minus(g.Members))
 		if g.Configured != m.st.Gen.Configured {
 			m.st.Barred = m.st.Barred.With(m.cfg.ID) // no referee: see alone
 		}
@@ -131,10 +132,13 @@ func (m *Machine) acceptable(from mtm.NodeID, g mtm.Generation) bool {
 	if g == m.st.Vote && g.Num > m.st.Gen.Num {
 		return true
 	}
-	if g.Num <= m.st.Gen.Num || g.Num <= m.st.Vote.Num || g.Configured != m.st.Gen.Configured {
+	if g.Num <= m.st.Gen.Num || g.Num <= m.st.Vote.Num {
 		return false
 	}
-	if !m.st.Gen.Members.With(from).Contains(g.Members) || !m.clique().Contains(g.Members) {
+	if g.Configured != m.st.Gen.Configured {
+		return m.acceptableChange(from, g)
+	}
+	if !g.Configured.Has(m.cfg.ID) || !m.st.Gen.Members.With(from).Contains(g.Members) || !m.clique().Contains(g.Members) {
 		return false
 	}
 	// An online node of a whole generation gives up no member for an outsider.
@@ -154,9 +158,11 @@ func (m *Machine) leasesOver(g mtm.Generation) bool {
 	return true
 }
 
-// clique is the largest set of nodes that see each other, as far as this node knows.
-func (m *Machine) clique() mtm.NodeSet {
-	connected := m.Connected()
+// clique is the largest set of configured nodes that see each other, as far as this node knows.
+func (m *Machine) clique() mtm.NodeSet { return m.cliqueOf(m.st.Gen.Configured) }
+
+func (m *Machine) cliqueOf(among mtm.NodeSet) mtm.NodeSet {
+	connected := m.Connected().Intersect(among)
 	links := map[mtm.NodeID]mtm.NodeSet{m.cfg.ID: connected}
 	for id, p := range m.peers {
 		if connected.Has(id) && p.hasBeaten {
@@ -168,29 +174,38 @@ func (m *Machine) clique() mtm.NodeSet {
 
 // maybeCampaign stands for a generation when one is needed: members are lost, or this node wants to be one again.
 func (m *Machine) maybeCampaign() {
+	g := m.st.Gen
 	clique := m.clique()
+	if !g.Configured.Has(m.cfg.ID) {
+		m.maybeChange()
+		return
+	}
 	if !clique.Has(m.cfg.ID) {
 		return
 	}
-	g := m.st.Gen
 	members := g.Members.Intersect(clique).With(m.cfg.ID)
 	lost := g.Members.Has(m.cfg.ID) && !clique.Contains(g.Members)
 	join := !m.Online() && m.caughtUp && !g.Members.Has(m.cfg.ID)
 	stuck := !m.Online() && g.Members.Has(m.cfg.ID) && m.st.Vote.Num != g.Num && m.caughtUp
 	unsettled := m.st.Vote.Num > g.Num && // whoever asked for it is gone, or was this node, which asked the referee
 		(m.now > m.votedAt+4*m.cfg.promise() || m.st.Vote.Sole())
-	if !lost && !join && !stuck && !unsettled || m.Sole() {
+	if m.Sole() || !lost && !join && !stuck && !unsettled {
+		m.maybeChange()
 		return
 	}
-	if !members.IsMajorityOf(g.Configured) && (!m.alone(members) || !m.mayStandAlone()) {
-		return
+	if members.IsMajorityOf(g.Configured) || m.alone(members) && m.mayStandAlone() {
+		m.stand(mtm.Generation{Members: members, Configured: g.Configured}, members, 0)
 	}
+}
+
+// stand begins a candidacy for a generation, whose number it gives.
+func (m *Machine) stand(gen mtm.Generation, voters mtm.NodeSet, base uint64) {
 	m.campaigns++
 	m.highest++
-	gen := mtm.Generation{Num: m.highest, Members: members, Configured: g.Configured}
-	m.campaign = &campaign{gen: gen, votes: map[mtm.NodeID]uint64{}, until: m.now + 2*m.cfg.promise()}
+	gen.Num = m.highest
+	m.campaign = &campaign{gen: gen, voters: voters, base: base, votes: map[mtm.NodeID]uint64{}, until: m.now + 2*m.cfg.promise()}
 	m.asked[m.cfg.ID] = gen
-	for _, id := range members.Without(m.cfg.ID).IDs() {
+	for _, id := range voters.Without(m.cfg.ID).IDs() {
 		m.send(id, mtm.Campaign{Gen: gen})
 	}
 	m.consider(m.cfg.ID, gen)
@@ -207,13 +222,17 @@ func (m *Machine) onVote(from mtm.NodeID, v mtm.CampaignVote) {
 		return
 	}
 	c.votes[from] = v.LastOnline
-	for _, id := range c.gen.Members.IDs() {
+	for _, id := range c.voters.IDs() {
 		if _, ok := c.votes[id]; !ok {
 			return
 		}
 	}
 	if !c.gen.Members.IsMajorityOf(c.gen.Configured) {
 		m.askGrant(c)
+		return
+	}
+	if !m.sameBase(c) {
+		m.failed(30)
 		return
 	}
 	m.win(c)
@@ -224,16 +243,18 @@ func (m *Machine) onVote(from mtm.NodeID, v mtm.CampaignVote) {
 func (m *Machine) win(c *campaign) {
 	var donors mtm.NodeSet
 	highest := uint64(0)
-	for _, lo := range c.votes {
-		highest = max(highest, lo)
+	for id, lo := range c.votes {
+		if c.gen.Members.Has(id) {
+			highest = max(highest, lo)
+		}
 	}
 	for id, lo := range c.votes {
-		if lo == highest {
+		if lo == highest && c.gen.Members.Has(id) {
 			donors = donors.With(id)
 		}
 	}
 	m.campaign, m.failures = nil, 0
-	m.learn(c.gen, donors)
+	m.learn(c.gen, donors) // who was dropped is a guest now, and hears of it
 	for _, id := range m.others() {
 		m.send(id, mtm.Elected{Gen: c.gen, Donors: donors})
 	}

@@ -55,6 +55,8 @@ type Machine struct {
 	campaigns uint64 // how many were begun, to spread them
 	failures  uint64 // how many of them failed, since the last that was won
 	probe     probing
+
+	dropping mtm.NodeID // this node wants it to be configured no more; 0: none
 }
 
 // peer is what is known of another node.
@@ -74,6 +76,9 @@ type campaign struct {
 	votes map[mtm.NodeID]uint64 // LastOnline of who voted for it
 	until uint64
 	asked bool // the referee, for a grant
+
+	voters mtm.NodeSet // who must vote for it: the members, and perhaps who is dropped
+	base   uint64      // of a change of the configured nodes: the generation in which it was asked for; else 0
 }
 
 // New makes a machine; st is what was persisted last, zero at the very first start.
@@ -141,8 +146,15 @@ func (m *Machine) Established() bool {
 func (m *Machine) SetCaughtUp(yes bool) { m.caughtUp = yes }
 
 // PeerUp: the link to a peer works.
+//
+// A peer that is not configured is a guest: it hears what there is to hear, and counts for nothing.
 func (m *Machine) PeerUp(id mtm.NodeID) {
-	if p := m.peers[id]; p != nil {
+	p := m.peers[id]
+	if p == nil && id.Valid() && id != m.cfg.ID {
+		p = &peer{}
+		m.peers[id] = p
+	}
+	if p != nil {
 		p.up, p.heard = true, m.now
 	}
 }
@@ -183,7 +195,7 @@ func (m *Machine) OnlinePeers() mtm.NodeSet {
 // Behind reports whether somebody in reach was online in a later generation than this node, which must catch up first.
 func (m *Machine) Behind() bool {
 	for id, p := range m.peers {
-		if p.hasBeaten && p.beat.LastOnline > m.st.LastOnline && m.Connected().Has(id) {
+		if p.hasBeaten && p.beat.LastOnline > m.st.LastOnline && m.Connected().Intersect(m.st.Gen.Configured).Has(id) {
 			return true
 		}
 	}
@@ -204,13 +216,13 @@ func (m *Machine) LeaseEnd() uint64 {
 		return m.now + m.cfg.Lease
 	}
 	best := uint64(0)
-	for _, p := range m.peers {
-		if !p.hasAcked {
+	for id, p := range m.peers {
+		if !p.hasAcked || !configured.Has(id) {
 			continue
 		}
 		count := 0
-		for _, q := range m.peers {
-			if q.hasAcked && q.acked >= p.acked {
+		for id, q := range m.peers {
+			if q.hasAcked && q.acked >= p.acked && configured.Has(id) {
 				count++
 			}
 		}
@@ -244,8 +256,16 @@ func (m *Machine) send(to mtm.NodeID, b mtm.Body) {
 	m.ready.Send = append(m.ready.Send, mtm.Message{From: m.cfg.ID, To: to, Body: b})
 }
 
-// others are the configured peers in ascending order, so that a run can be repeated.
-func (m *Machine) others() []mtm.NodeID { return m.st.Gen.Configured.Without(m.cfg.ID).IDs() }
+// others are the configured peers, and guests, in ascending order, so that a run can be repeated.
+func (m *Machine) others() []mtm.NodeID {
+	all := m.st.Gen.Configured
+	for id, p := range m.peers {
+		if p.up {
+			all = all.With(id)
+		}
+	}
+	return all.Without(m.cfg.ID).IDs()
+}
 
 func (m *Machine) beat() {
 	for _, id := range m.others() {

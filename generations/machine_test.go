@@ -23,6 +23,8 @@ type world struct {
 	flying   []flight
 	elected  map[uint64]mtm.Generation
 	onlineIn map[mtm.NodeID]map[uint64]bool
+	initial  mtm.NodeSet
+	joined   func(id mtm.NodeID, m *Machine) // before a node becomes online
 }
 
 type flight struct {
@@ -33,7 +35,8 @@ type flight struct {
 func newWorld(t *testing.T, seed uint64, n int) *world {
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), n: n, nodes: map[mtm.NodeID]*Machine{},
 		disk: map[mtm.NodeID]mtm.RecGeneration{}, cut: map[[2]mtm.NodeID]bool{}, elected: map[uint64]mtm.Generation{},
-		onlineIn: map[mtm.NodeID]map[uint64]bool{}}
+		onlineIn: map[mtm.NodeID]map[uint64]bool{}, joined: func(mtm.NodeID, *Machine) {}}
+	w.initial = w.all()
 	for id := mtm.NodeID(1); int(id) <= n; id++ {
 		w.onlineIn[id] = map[uint64]bool{}
 		w.start(id)
@@ -50,7 +53,7 @@ func (w *world) all() mtm.NodeSet {
 }
 
 func (w *world) start(id mtm.NodeID) {
-	g := mtm.Generation{Num: 1, Members: w.all(), Configured: w.all()}
+	g := mtm.Generation{Num: 1, Members: w.initial, Configured: w.initial}
 	w.nodes[id] = New(Config{ID: id, Initial: g}, w.disk[id], w.now)
 	for _, other := range w.all().Without(id).IDs() {
 		w.nodes[id].PeerUp(other)
@@ -107,6 +110,7 @@ func (w *world) recover(id mtm.NodeID, m *Machine) {
 		return
 	}
 	if m.MayBecomeOnline() && (m.IsDonor() || w.rng.IntN(20) == 0 && w.donorOnline(m)) {
+		w.joined(id, m)
 		m.BecomeOnline()
 		w.drain(id)
 		return

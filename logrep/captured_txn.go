@@ -81,6 +81,9 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 			t.flags |= mtm.PayloadWaitLocal
 		}
 		return nil
+	case prefixRecovered:
+		t.origin = true
+		return nil
 	default:
 		return nil
 	}

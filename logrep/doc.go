@@ -5,6 +5,12 @@
 //   - Applier runs payloads in this node's PostgreSQL and prepares each under its gid, in a pool of workers; its lock
 //     monitor finds who stands in a worker's way.
 //   - Finisher runs COMMIT PREPARED and ROLLBACK PREPARED until PostgreSQL has them.
+//   - Recoverer commits what a donor sent to a node that was away, in the donor's order, many transactions in one local
+//     one. PostgreSQL keeps the position with the rows, as that of a replication origin, so each is applied once.
+//
+// Recovery of transactions of one UPDATE and one INSERT: 12,900 a second; of ten and ten: 1,040 a second, 20,700 rows
+// (2026-11-21, other work on the machine; go test ./logrep -run xxx -bench Recover -benchtime 50000x; 2-core AMD EPYC,
+// PostgreSQL 15, one connection, its client on the same cores).
 //
 // Invariants: the slot is never confirmed beyond what Ack was told while a delivered transaction is not acknowledged;
 // Applied comes exactly once for each Apply, and says that the transaction is prepared only if PostgreSQL holds it

@@ -185,7 +185,7 @@ func newNode(t testing.TB, pg *pgServer, id mtm.NodeID) *node {
 	require.NoError(t, root.Close(t.Context()))
 	n := &node{t: t, pg: pg, id: id}
 	n.cfg = Config{
-		DSN: pg.dsn(db), Node: id, StatusInterval: 50 * time.Millisecond, Slot: "mtm_" + db, Spills: newDirSpills(t),
+		DSN: pg.dsn(db), Node: id, StatusInterval: 50 * time.Millisecond, Slot: "mtm_" + db, RecoverOrigin: "mtm_r_" + db, Spills: newDirSpills(t),
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	n.conn, err = pgconn.Connect(t.Context(), n.cfg.DSN)
@@ -194,6 +194,7 @@ func newNode(t testing.TB, pg *pgServer, id mtm.NodeID) *node {
 		ctx := context.Background()
 		_ = n.conn.Close(ctx)
 		require.NoError(t, DropSlot(ctx, n.cfg))
+		dropOrigin(t, n)
 		root, err := pgconn.Connect(ctx, pg.dsn(db))
 		require.NoError(t, err)
 		gids, err := query(ctx, root, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
@@ -208,6 +209,16 @@ func newNode(t testing.TB, pg *pgServer, id mtm.NodeID) *node {
 		require.NoError(t, root.Close(ctx))
 	})
 	return n
+}
+
+// dropOrigin: origins belong to the server, not to the database.
+func dropOrigin(t testing.TB, n *node) {
+	conn, err := n.cfg.connect(context.Background(), appMonitor, nil)
+	require.NoError(t, err)
+	defer closeConn(conn)
+	require.NoError(t, endSessions(context.Background(), conn, "application_name = $1", appRecover))
+	_, err = query(context.Background(), conn, "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = $1", n.cfg.RecoverOrigin)
+	require.NoError(t, err)
 }
 
 func (n *node) exec(sql string) {

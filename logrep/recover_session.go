@@ -121,5 +121,7 @@ func (s *recoverSession) learned(err error) bool {
 	return false
 }
 
-// prefixRecovered is the prefix of the logical message in each local transaction of recovery.
+// prefixRecovered is the prefix of the logical message in each local transaction of recovery. Capture knows such a
+// transaction by it: of one that is streamed, pgoutput announces the origin only if its first change has one, which this
+// message has not (seen on 15).
 const prefixRecovered = "mtm.recovered"

@@ -28,7 +28,8 @@ func encodeGenerations(p *mtmpb.Message, body mtm.Body) {
 			Have: encodeHave(b.Have), Undecided: encodeGIDs(b.Undecided)}}
 	case mtm.RecoverTxn:
 		p.Body = &mtmpb.Message_RecoverTxn{RecoverTxn: &mtmpb.RecoverTxn{Stream: b.Stream, Seq: b.Seq, Life: b.Life,
-			Gid: encodeGID(b.GID), Age: b.Age, Deps: encodeDeps(b.Deps), Payload: encodePayload(b.Payload), Fate: uint32(b.Fate)}}
+			Gid: encodeGID(b.GID), Age: b.Age, Deps: encodeDeps(b.Deps), Payload: encodePayload(b.Payload), Fate: uint32(b.Fate),
+			Acceptors: uint64(b.Acceptors)}}
 	case mtm.RecoverDone:
 		p.Body = &mtmpb.Message_RecoverDone{RecoverDone: &mtmpb.RecoverDone{Stream: b.Stream, Seq: b.Seq, Life: b.Life,
 			Gen: b.Gen, Behind: b.Behind, Forgotten: encodeDeps(b.Forgotten)}}
@@ -59,7 +60,8 @@ func (d *decoder) generations(p *mtmpb.Message) mtm.Body {
 	case *mtmpb.Message_RecoverTxn:
 		t := b.RecoverTxn
 		return mtm.RecoverTxn{Stream: t.GetStream(), Seq: t.GetSeq(), Life: t.GetLife(), GID: d.gid(t.GetGid()), Age: t.GetAge(),
-			Deps: d.deps(t.GetDeps()), Payload: d.payload(t.GetPayload()), Fate: d.fate(t.GetFate())}
+			Deps: d.deps(t.GetDeps()), Payload: d.payload(t.GetPayload()), Fate: d.fate(t.GetFate()),
+			Acceptors: d.nodes(t.GetAcceptors())}
 	case *mtmpb.Message_RecoverDone:
 		r := b.RecoverDone
 		return mtm.RecoverDone{Stream: r.GetStream(), Seq: r.GetSeq(), Life: r.GetLife(), Gen: r.GetGen(), Behind: r.GetBehind(),

@@ -16,18 +16,19 @@ func EncodeMessage(m mtm.Message) *mtmpb.Message {
 	switch b := m.Body.(type) {
 	case mtm.Prepare:
 		p.Body = &mtmpb.Message_Prepare{Prepare: &mtmpb.Prepare{
-			Gid: encodeGID(b.GID), Age: b.Age, Deps: encodeDeps(b.Deps), Payload: encodePayload(b.Payload)}}
+			Gid: encodeGID(b.GID), Age: b.Age, Deps: encodeDeps(b.Deps), Payload: encodePayload(b.Payload),
+			Acceptors: uint64(b.Acceptors)}}
 	case mtm.Vote:
 		p.Body = &mtmpb.Message_Vote{Vote: &mtmpb.Vote{Gid: encodeGID(b.GID), Err: encodeError(b.Err)}}
 	case mtm.Accept:
 		p.Body = &mtmpb.Message_Accept{Accept: &mtmpb.Accept{
-			Gid: encodeGID(b.GID), Ballot: encodeBallot(b.Ballot), Commit: b.Commit}}
+			Gid: encodeGID(b.GID), Ballot: encodeBallot(b.Ballot), Commit: b.Commit, Acceptors: uint64(b.Acceptors)}}
 	case mtm.Accepted:
 		p.Body = &mtmpb.Message_Accepted{Accepted: &mtmpb.Accepted{
 			Gid: encodeGID(b.GID), Ballot: encodeBallot(b.Ballot), Commit: b.Commit}}
 	case mtm.Collect:
 		p.Body = &mtmpb.Message_Collect{Collect: &mtmpb.Collect{
-			Gid: encodeGID(b.GID), Ballot: encodeBallot(b.Ballot)}}
+			Gid: encodeGID(b.GID), Ballot: encodeBallot(b.Ballot), Acceptors: uint64(b.Acceptors)}}
 	case mtm.Promised:
 		p.Body = &mtmpb.Message_Promised{Promised: &mtmpb.Promised{Gid: encodeGID(b.GID),
 			Ballot: encodeBallot(b.Ballot), Accepted: encodeBallot(b.Accepted), AcceptedCommit: b.AcceptedCommit}}
@@ -71,17 +72,18 @@ func decodeBody(p *mtmpb.Message) (mtm.Body, error) {
 	switch b := p.GetBody().(type) {
 	case *mtmpb.Message_Prepare:
 		body = mtm.Prepare{GID: d.gid(b.Prepare.GetGid()), Age: b.Prepare.GetAge(),
-			Deps: d.deps(b.Prepare.GetDeps()), Payload: d.payload(b.Prepare.GetPayload())}
+			Deps: d.deps(b.Prepare.GetDeps()), Payload: d.payload(b.Prepare.GetPayload()), Acceptors: d.nodes(b.Prepare.GetAcceptors())}
 	case *mtmpb.Message_Vote:
 		body = mtm.Vote{GID: d.gid(b.Vote.GetGid()), Err: d.error(b.Vote.GetErr())}
 	case *mtmpb.Message_Accept:
 		body = mtm.Accept{GID: d.gid(b.Accept.GetGid()), Ballot: d.ballot(b.Accept.GetBallot()),
-			Commit: b.Accept.GetCommit()}
+			Commit: b.Accept.GetCommit(), Acceptors: d.nodes(b.Accept.GetAcceptors())}
 	case *mtmpb.Message_Accepted:
 		body = mtm.Accepted{GID: d.gid(b.Accepted.GetGid()), Ballot: d.ballot(b.Accepted.GetBallot()),
 			Commit: b.Accepted.GetCommit()}
 	case *mtmpb.Message_Collect:
-		body = mtm.Collect{GID: d.gid(b.Collect.GetGid()), Ballot: d.ballot(b.Collect.GetBallot())}
+		body = mtm.Collect{GID: d.gid(b.Collect.GetGid()), Ballot: d.ballot(b.Collect.GetBallot()),
+			Acceptors: d.nodes(b.Collect.GetAcceptors())}
 	case *mtmpb.Message_Promised:
 		body = mtm.Promised{GID: d.gid(b.Promised.GetGid()), Ballot: d.ballot(b.Promised.GetBallot()),
 			Accepted: d.optBallot(b.Promised.GetAccepted()), AcceptedCommit: b.Promised.GetAcceptedCommit()}

@@ -25,13 +25,14 @@ func encodeRecord(r mtm.Record) *mtmpb.Record {
 	switch r := r.(type) {
 	case mtm.RecPrepare:
 		return &mtmpb.Record{Body: &mtmpb.Record_Prepare{Prepare: &mtmpb.RecPrepare{Gid: encodeGID(r.GID), Age: r.Age,
-			Deps: encodeDeps(r.Deps), Payload: encodePayload(r.Payload), Lsn: uint64(r.LSN), Recovered: r.Recovered}}}
+			Deps: encodeDeps(r.Deps), Payload: encodePayload(r.Payload), Lsn: uint64(r.LSN), Recovered: r.Recovered,
+			Acceptors: uint64(r.Acceptors)}}}
 	case mtm.RecPromise:
 		return &mtmpb.Record{Body: &mtmpb.Record_Promise{Promise: &mtmpb.RecPromise{
-			Gid: encodeGID(r.GID), Ballot: encodeBallot(r.Ballot)}}}
+			Gid: encodeGID(r.GID), Ballot: encodeBallot(r.Ballot), Acceptors: uint64(r.Acceptors)}}}
 	case mtm.RecAccept:
 		return &mtmpb.Record{Body: &mtmpb.Record_Accept{Accept: &mtmpb.RecAccept{
-			Gid: encodeGID(r.GID), Ballot: encodeBallot(r.Ballot), Commit: r.Commit}}}
+			Gid: encodeGID(r.GID), Ballot: encodeBallot(r.Ballot), Commit: r.Commit, Acceptors: uint64(r.Acceptors)}}}
 	case mtm.RecDecide:
 		return &mtmpb.Record{Body: &mtmpb.Record_Decide{Decide: &mtmpb.RecDecide{
 			Gid: encodeGID(r.GID), Commit: r.Commit}}}
@@ -77,12 +78,14 @@ func decodeRecord(p *mtmpb.Record) (mtm.Record, error) {
 	switch b := p.GetBody().(type) {
 	case *mtmpb.Record_Prepare:
 		rec = mtm.RecPrepare{GID: d.gid(b.Prepare.GetGid()), Age: b.Prepare.GetAge(), Deps: d.deps(b.Prepare.GetDeps()),
-			Payload: d.payload(b.Prepare.GetPayload()), LSN: mtm.LSN(b.Prepare.GetLsn()), Recovered: b.Prepare.GetRecovered()}
+			Payload: d.payload(b.Prepare.GetPayload()), LSN: mtm.LSN(b.Prepare.GetLsn()), Recovered: b.Prepare.GetRecovered(),
+			Acceptors: d.nodes(b.Prepare.GetAcceptors())}
 	case *mtmpb.Record_Promise:
-		rec = mtm.RecPromise{GID: d.gid(b.Promise.GetGid()), Ballot: d.ballot(b.Promise.GetBallot())}
+		rec = mtm.RecPromise{GID: d.gid(b.Promise.GetGid()), Ballot: d.ballot(b.Promise.GetBallot()),
+			Acceptors: d.nodes(b.Promise.GetAcceptors())}
 	case *mtmpb.Record_Accept:
 		rec = mtm.RecAccept{GID: d.gid(b.Accept.GetGid()), Ballot: d.ballot(b.Accept.GetBallot()),
-			Commit: b.Accept.GetCommit()}
+			Commit: b.Accept.GetCommit(), Acceptors: d.nodes(b.Accept.GetAcceptors())}
 	case *mtmpb.Record_Decide:
 		rec = mtm.RecDecide{GID: d.gid(b.Decide.GetGid()), Commit: b.Decide.GetCommit()}
 	case *mtmpb.Record_Reserve:

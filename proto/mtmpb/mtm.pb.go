@@ -1481,6 +1481,7 @@ type Prepare struct {
 	Age           uint64                 `protobuf:"varint,2,opt,name=age,proto3" json:"age,omitempty"`
 	Deps          []*OriginDeps          `protobuf:"bytes,3,rep,name=deps,proto3" json:"deps,omitempty"`
 	Payload       *Payload               `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	Acceptors     uint64                 `protobuf:"varint,5,opt,name=acceptors,proto3" json:"acceptors,omitempty"` // set of nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1543,6 +1544,13 @@ func (x *Prepare) GetPayload() *Payload {
 	return nil
 }
 
+func (x *Prepare) GetAcceptors() uint64 {
+	if x != nil {
+		return x.Acceptors
+	}
+	return 0
+}
+
 type Vote struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -1600,6 +1608,7 @@ type Accept struct {
 	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	Ballot        *Ballot                `protobuf:"bytes,2,opt,name=ballot,proto3" json:"ballot,omitempty"`
 	Commit        bool                   `protobuf:"varint,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	Acceptors     uint64                 `protobuf:"varint,4,opt,name=acceptors,proto3" json:"acceptors,omitempty"` // set of nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1653,6 +1662,13 @@ func (x *Accept) GetCommit() bool {
 		return x.Commit
 	}
 	return false
+}
+
+func (x *Accept) GetAcceptors() uint64 {
+	if x != nil {
+		return x.Acceptors
+	}
+	return 0
 }
 
 type Accepted struct {
@@ -1719,6 +1735,7 @@ type Collect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	Ballot        *Ballot                `protobuf:"bytes,2,opt,name=ballot,proto3" json:"ballot,omitempty"`
+	Acceptors     uint64                 `protobuf:"varint,3,opt,name=acceptors,proto3" json:"acceptors,omitempty"` // set of nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1765,6 +1782,13 @@ func (x *Collect) GetBallot() *Ballot {
 		return x.Ballot
 	}
 	return nil
+}
+
+func (x *Collect) GetAcceptors() uint64 {
+	if x != nil {
+		return x.Acceptors
+	}
+	return 0
 }
 
 type Promised struct {
@@ -2577,7 +2601,8 @@ type RecoverTxn struct {
 	Age           uint64                 `protobuf:"varint,5,opt,name=age,proto3" json:"age,omitempty"`
 	Deps          []*OriginDeps          `protobuf:"bytes,6,rep,name=deps,proto3" json:"deps,omitempty"`
 	Payload       *Payload               `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
-	Fate          uint32                 `protobuf:"varint,8,opt,name=fate,proto3" json:"fate,omitempty"` // mtm.Fate
+	Fate          uint32                 `protobuf:"varint,8,opt,name=fate,proto3" json:"fate,omitempty"`           // mtm.Fate
+	Acceptors     uint64                 `protobuf:"varint,9,opt,name=acceptors,proto3" json:"acceptors,omitempty"` // set of nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2664,6 +2689,13 @@ func (x *RecoverTxn) GetPayload() *Payload {
 func (x *RecoverTxn) GetFate() uint32 {
 	if x != nil {
 		return x.Fate
+	}
+	return 0
+}
+
+func (x *RecoverTxn) GetAcceptors() uint64 {
+	if x != nil {
+		return x.Acceptors
 	}
 	return 0
 }
@@ -3071,6 +3103,7 @@ type RecPrepare struct {
 	Payload       *Payload               `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
 	Lsn           uint64                 `protobuf:"varint,5,opt,name=lsn,proto3" json:"lsn,omitempty"`
 	Recovered     bool                   `protobuf:"varint,6,opt,name=recovered,proto3" json:"recovered,omitempty"`
+	Acceptors     uint64                 `protobuf:"varint,7,opt,name=acceptors,proto3" json:"acceptors,omitempty"` // set of nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3147,10 +3180,18 @@ func (x *RecPrepare) GetRecovered() bool {
 	return false
 }
 
+func (x *RecPrepare) GetAcceptors() uint64 {
+	if x != nil {
+		return x.Acceptors
+	}
+	return 0
+}
+
 type RecPromise struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	Ballot        *Ballot                `protobuf:"bytes,2,opt,name=ballot,proto3" json:"ballot,omitempty"`
+	Acceptors     uint64                 `protobuf:"varint,3,opt,name=acceptors,proto3" json:"acceptors,omitempty"` // set of nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3199,11 +3240,19 @@ func (x *RecPromise) GetBallot() *Ballot {
 	return nil
 }
 
+func (x *RecPromise) GetAcceptors() uint64 {
+	if x != nil {
+		return x.Acceptors
+	}
+	return 0
+}
+
 type RecAccept struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           *GID                   `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	Ballot        *Ballot                `protobuf:"bytes,2,opt,name=ballot,proto3" json:"ballot,omitempty"`
 	Commit        bool                   `protobuf:"varint,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	Acceptors     uint64                 `protobuf:"varint,4,opt,name=acceptors,proto3" json:"acceptors,omitempty"` // set of nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3257,6 +3306,13 @@ func (x *RecAccept) GetCommit() bool {
 		return x.Commit
 	}
 	return false
+}
+
+func (x *RecAccept) GetAcceptors() uint64 {
+	if x != nil {
+		return x.Acceptors
+	}
+	return 0
 }
 
 type RecDecide struct {
@@ -3899,26 +3955,29 @@ const file_mtm_proto_rawDesc = "" +
 	"\frecover_done\x18\" \x01(\v2\x13.mtm.v1.RecoverDoneH\x00R\vrecoverDone\x125\n" +
 	"\vrecover_ack\x18# \x01(\v2\x12.mtm.v1.RecoverAckH\x00R\n" +
 	"recoverAckB\x06\n" +
-	"\x04body\"\x8d\x01\n" +
+	"\x04body\"\xab\x01\n" +
 	"\aPrepare\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x10\n" +
 	"\x03age\x18\x02 \x01(\x04R\x03age\x12&\n" +
 	"\x04deps\x18\x03 \x03(\v2\x12.mtm.v1.OriginDepsR\x04deps\x12)\n" +
-	"\apayload\x18\x04 \x01(\v2\x0f.mtm.v1.PayloadR\apayload\"F\n" +
+	"\apayload\x18\x04 \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x1c\n" +
+	"\tacceptors\x18\x05 \x01(\x04R\tacceptors\"F\n" +
 	"\x04Vote\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x1f\n" +
-	"\x03err\x18\x02 \x01(\v2\r.mtm.v1.ErrorR\x03err\"g\n" +
+	"\x03err\x18\x02 \x01(\v2\r.mtm.v1.ErrorR\x03err\"\x85\x01\n" +
 	"\x06Accept\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12&\n" +
 	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\x12\x16\n" +
-	"\x06commit\x18\x03 \x01(\bR\x06commit\"i\n" +
+	"\x06commit\x18\x03 \x01(\bR\x06commit\x12\x1c\n" +
+	"\tacceptors\x18\x04 \x01(\x04R\tacceptors\"i\n" +
 	"\bAccepted\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12&\n" +
 	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\x12\x16\n" +
-	"\x06commit\x18\x03 \x01(\bR\x06commit\"P\n" +
+	"\x06commit\x18\x03 \x01(\bR\x06commit\"n\n" +
 	"\aCollect\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12&\n" +
-	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\"\xa6\x01\n" +
+	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\x12\x1c\n" +
+	"\tacceptors\x18\x03 \x01(\x04R\tacceptors\"\xa6\x01\n" +
 	"\bPromised\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12&\n" +
 	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\x12*\n" +
@@ -3973,7 +4032,7 @@ const file_mtm_proto_rawDesc = "" +
 	"\vlast_online\x18\x03 \x01(\x04R\n" +
 	"lastOnline\x12&\n" +
 	"\x04have\x18\x04 \x03(\v2\x12.mtm.v1.OriginHaveR\x04have\x12)\n" +
-	"\tundecided\x18\x05 \x03(\v2\v.mtm.v1.GIDR\tundecided\"\xe2\x01\n" +
+	"\tundecided\x18\x05 \x03(\v2\v.mtm.v1.GIDR\tundecided\"\x80\x02\n" +
 	"\n" +
 	"RecoverTxn\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
@@ -3983,7 +4042,8 @@ const file_mtm_proto_rawDesc = "" +
 	"\x03age\x18\x05 \x01(\x04R\x03age\x12&\n" +
 	"\x04deps\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\x04deps\x12)\n" +
 	"\apayload\x18\a \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x12\n" +
-	"\x04fate\x18\b \x01(\rR\x04fate\"\xa7\x01\n" +
+	"\x04fate\x18\b \x01(\rR\x04fate\x12\x1c\n" +
+	"\tacceptors\x18\t \x01(\x04R\tacceptors\"\xa7\x01\n" +
 	"\vRecoverDone\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
@@ -4014,7 +4074,7 @@ const file_mtm_proto_rawDesc = "" +
 	"\arecover\x18\v \x01(\v2\x12.mtm.v1.RecRecoverH\x00R\arecover\x12%\n" +
 	"\x04void\x18\f \x01(\v2\x0f.mtm.v1.RecVoidH\x00R\x04void\x12%\n" +
 	"\x04have\x18\r \x01(\v2\x0f.mtm.v1.RecHaveH\x00R\x04haveB\x06\n" +
-	"\x04body\"\xc0\x01\n" +
+	"\x04body\"\xde\x01\n" +
 	"\n" +
 	"RecPrepare\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x10\n" +
@@ -4022,15 +4082,18 @@ const file_mtm_proto_rawDesc = "" +
 	"\x04deps\x18\x03 \x03(\v2\x12.mtm.v1.OriginDepsR\x04deps\x12)\n" +
 	"\apayload\x18\x04 \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x10\n" +
 	"\x03lsn\x18\x05 \x01(\x04R\x03lsn\x12\x1c\n" +
-	"\trecovered\x18\x06 \x01(\bR\trecovered\"S\n" +
+	"\trecovered\x18\x06 \x01(\bR\trecovered\x12\x1c\n" +
+	"\tacceptors\x18\a \x01(\x04R\tacceptors\"q\n" +
 	"\n" +
 	"RecPromise\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12&\n" +
-	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\"j\n" +
+	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\x12\x1c\n" +
+	"\tacceptors\x18\x03 \x01(\x04R\tacceptors\"\x88\x01\n" +
 	"\tRecAccept\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12&\n" +
 	"\x06ballot\x18\x02 \x01(\v2\x0e.mtm.v1.BallotR\x06ballot\x12\x16\n" +
-	"\x06commit\x18\x03 \x01(\bR\x06commit\"B\n" +
+	"\x06commit\x18\x03 \x01(\bR\x06commit\x12\x1c\n" +
+	"\tacceptors\x18\x04 \x01(\x04R\tacceptors\"B\n" +
 	"\tRecDecide\x12\x1d\n" +
 	"\x03gid\x18\x01 \x01(\v2\v.mtm.v1.GIDR\x03gid\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\bR\x06commit\" \n" +

@@ -1,0 +1,67 @@
+package coordinator
+
+import (
+	"slices"
+
+	"mtm"
+)
+
+// This file is about changes of the configured nodes (Config.Elections; docs/design-generations.md).
+//
+// Each transaction is decided by the nodes that were configured when it was permitted: its acceptors, which travel and
+// are journaled with it. So a ballot counts the same nodes whoever runs it, however far the configuration has moved on.
+
+// allOrigins are all nodes that may ever have been configured: what they committed stays.
+var allOrigins = func() (ids []mtm.NodeID) {
+	for id := mtm.NodeID(1); id <= mtm.MaxNodes; id++ {
+		ids = append(ids, id)
+	}
+	return ids
+}()
+
+// acceptedBy notes who decides t. A predecessor's messages and records do not say; then it is who is configured.
+func (t *txn) acceptedBy(nodes mtm.NodeSet) {
+	if nodes != 0 {
+		t.acceptors = nodes
+	}
+}
+
+// concerned is who wants to hear of t's outcome: those that accepted it, and those that took it over.
+func (n *Node) concerned(t *txn) mtm.NodeSet { return t.acceptors.Union(n.gen.Configured) }
+
+// listensTo: a node that is not configured may recover from this one, ask to be added, or end what it began before it was
+// dropped. The link says who it is.
+func (n *Node) listensTo(id mtm.NodeID) bool {
+	_, up := n.peers[id]
+	return n.gen.Configured.Has(id) || n.m != nil && up
+}
+
+// dropped: this node is configured no more. It serves nobody, and takes no part.
+func (n *Node) dropped() bool { return n.m != nil && n.m.Dropped() }
+
+// Have is what is finished in this node's PostgreSQL, per origin: exactly, if no Finish and no ApplyRecovered is under
+// way. A copy of the data made at that moment is continued by recovery from there (Seed).
+func (n *Node) Have() []mtm.OriginHave { return n.haveVector() }
+
+// Seed is the journal with which a node begins that is to be added: its PostgreSQL has what have says, as a member of gen had it.
+// The node recovers the rest, then asks to be configured (generations.Machine).
+func Seed(id mtm.NodeID, gen mtm.Generation, have []mtm.OriginHave) []mtm.Record {
+	recs := []mtm.Record{mtm.RecGeneration{Gen: gen, Vote: gen}}
+	for _, h := range have {
+		last := h.Upto
+		if h.Upto > 0 {
+			recs = append(recs, mtm.RecForget{Origin: h.Origin, Upto: h.Upto})
+		}
+		if k := len(h.Above); k > 0 {
+			last = h.Above[k-1].Last
+			recs = append(recs, mtm.RecHave{Origin: h.Origin, Spans: slices.Clone(h.Above)})
+		}
+		if h.Origin == id { // a predecessor of that number, dropped since: its numbers are used
+			recs = append(recs, mtm.RecReserve{Upto: last + seedGap})
+		}
+	}
+	return recs
+}
+
+// seedGap is more than a node has in flight.
+const seedGap = 1 << 16
