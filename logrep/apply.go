@@ -120,8 +120,7 @@ func (a *Applier) pop(w *applyWorker) *applyJob {
 	job := a.queue[0]
 	a.queue = a.queue[1:]
 	job.started = time.Now()
-	job.wait = a.cfg.Grace
-	job.probe = job.started.Add(job.wait)
+	job.probe, job.wait = job.started.Add(a.cfg.Grace), probeFirst
 	a.running[w] = job
 	if len(a.running) == 1 {
 		signal(a.look)
@@ -161,6 +160,7 @@ func (a *Applier) start(ctx context.Context) error {
 			a.before = map[mtm.GID]bool{}
 			for _, x := range found {
 				a.before[x.GID] = true
+				a.cfg.Catalog.prepared(x.GID) // whatever it is
 			}
 			a.open = true
 			a.dispatch()
@@ -192,6 +192,16 @@ func (a *Applier) hire() *applyWorker {
 	return w
 }
 
+// waits: PostgreSQL says that w waits for a lock.
+func (a *Applier) waits(w *applyWorker) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if job := a.running[w]; job != nil {
+		job.probe, job.wait = time.Time{}, probeFirst
+		signal(a.look)
+	}
+}
+
 // next ends w's job, if any, and is its next one; nil means that w should end.
 func (a *Applier) next(ctx context.Context, w *applyWorker) *applyJob {
 	a.mu.Lock()
@@ -217,6 +227,9 @@ func (a *Applier) done(w *applyWorker, job *applyJob, err *mtm.Error) {
 	delete(a.jobs, job.gid)
 	a.unblock(job)
 	a.mu.Unlock()
+	if err == nil && job.payload.Has(mtm.PayloadDDL) {
+		a.cfg.Catalog.prepared(job.gid)
+	}
 	a.sink.Applied(job.gid, err)
 }
 

@@ -88,7 +88,7 @@ func (t *applyTxn) ddl(content []byte) error {
 // its relations: PostgreSQL repeats that only for those that changed.
 func (t *applyTxn) relationsAgain() error {
 	old := t.known
-	t.rels = map[uint32]*applyRel{}
+	t.rels, t.state = map[uint32]*applyRel{}, newCatalogState()
 	if err := t.forget(); err != nil {
 		return err
 	}

@@ -15,8 +15,13 @@ import (
 type (
 	brokenError struct{ err error } // the connection is lost
 	rowError    struct{ rel *applyRel }
-	stmtError   struct {
-		rel *applyRel // nil: not about one table
+	parentError struct {
+		rel *applyRel
+		fk  *foreignKey
+	}
+	stmtError struct {
+		rel *applyRel   // nil: not about one table
+		fk  *foreignKey // it was the check of this one
 		err *pgconn.PgError
 	}
 )
@@ -24,8 +29,11 @@ type (
 func (e *brokenError) Error() string { return "connection to PostgreSQL lost: " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 func (e *rowError) Error() string    { return "row not found in " + e.rel.name }
-func (e *stmtError) Error() string   { return e.err.Error() }
-func (e *stmtError) Unwrap() error   { return e.err }
+func (e *parentError) Error() string {
+	return "no parent for foreign key " + e.fk.Name + " of " + e.rel.name
+}
+func (e *stmtError) Error() string { return e.err.Error() }
+func (e *stmtError) Unwrap() error { return e.err }
 
 // missingRow reports whether err says that a change did not find its row.
 func missingRow(err error) (*applyRel, bool) {
@@ -40,11 +48,29 @@ func missingRow(err error) (*applyRel, bool) {
 	return nil, false
 }
 
+// missingParent reports whether err says that a row's foreign key refers to nothing.
+func missingParent(err error) (*applyRel, *foreignKey, bool) {
+	var parent *parentError
+	if errors.As(err, &parent) {
+		return parent.rel, parent.fk, true
+	}
+	var st *stmtError
+	if errors.As(err, &st) && st.fk != nil && st.err.Code == "22P02" && strings.Contains(st.err.Message, noParent) {
+		return st.rel, st.fk, true
+	}
+	return nil, nil, false
+}
+
 // applyError is err as the origin's client will see it. node is this one. Failures that another try may not meet get
 // 40001; real ones keep PostgreSQL's code.
 func applyError(node mtm.NodeID, err error) *mtm.Error {
 	if rel, ok := missingRow(err); ok {
 		e := mtm.Conflict(fmt.Sprintf("node %d, table %s: the row to change was not found", node, rel.name))
+		e.Err = err
+		return e
+	}
+	if rel, fk, ok := missingParent(err); ok {
+		e := mtm.Conflict(fmt.Sprintf("node %d, table %s: the row that foreign key %s refers to is not there any more", node, rel.name, quoteIdent(fk.Name)))
 		e.Err = err
 		return e
 	}

@@ -15,24 +15,27 @@ import (
 // applySession is one worker's connection, with its prepared statements. It speaks the extended protocol itself, so
 // that any number of statements go out in one write.
 type applySession struct {
-	cfg    *Config
-	conn   *pgconn.PgConn
-	fe     *pgproto3.Frontend
-	rels   map[string]*applyRel // by relation message less the sender's OID
-	quirks map[string]quirk     // by quoted name
-	nstmt  int
+	cfg     *Config
+	conn    *pgconn.PgConn
+	fe      *pgproto3.Frontend
+	rels    map[string]*applyRel  // by relation message less the sender's OID
+	quirks  map[string]quirk      // by quoted name
+	fkStmts map[string]*applyStmt // by text
+	nstmt   int
 
-	fresh []*applyStmt // prepared in the transaction that is running
-	sent  []sentStmt   // whose answers have not been read
-	syncs int          // sent, their ReadyForQuery not read
-	bytes int          // about what is buffered since the last write
-	stale bool         // a statement prepared in an earlier transaction was used in this one
+	fresh  []*applyStmt // prepared in the transaction that is running
+	sent   []sentStmt   // whose answers have not been read
+	syncs  int          // sent, their ReadyForQuery not read
+	bytes  int          // about what is buffered since the last write
+	status byte         // of the transaction, after simpleAnswer: I, T or E
+	stale  bool         // a statement prepared in an earlier transaction was used in this one
 }
 
 // sentStmt is what must be known of a statement when its answer comes.
 type sentStmt struct {
 	rel *applyRel
-	one bool // it must hit one row
+	one bool        // it must hit one row
+	fk  *foreignKey // it is this one's check
 }
 
 const (
@@ -43,15 +46,19 @@ const (
 
 // openSession connects worker number n and gives it a replication origin of its own, if there is one to be had.
 func (c *Config) openSession(ctx context.Context, n int, app string) (*applySession, error) {
-	conn, err := c.connect(ctx, app, map[string]string{
-		"session_replication_role": "replica", "deadlock_timeout": strconv.FormatInt(c.DeadlockTimeout.Milliseconds(), 10) + "ms",
+	params := map[string]string{
+		"session_replication_role": "replica", "deadlock_timeout": milliseconds(c.DeadlockTimeout),
 		"enable_seqscan": "off", "jit": "off", "lc_messages": "C",
-	})
+	}
+	if c.onWait != nil {
+		noticeWaits(params, c.LockNotice)
+	}
+	conn, err := c.connect(ctx, app, params)
 	if err != nil {
 		return nil, err
 	}
 	s := &applySession{
-		cfg: c, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{},
+		cfg: c, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{}, fkStmts: map[string]*applyStmt{},
 	}
 	if err := setOrigin(ctx, conn, fmt.Sprintf("%s%d", originPrefix(app), n)); err != nil {
 		if !noOriginLeft(err) {
@@ -205,7 +212,7 @@ func (s *applySession) answer(note sentStmt) error {
 		case *pgproto3.EmptyQueryResponse:
 			return nil
 		case *pgproto3.ErrorResponse:
-			return &stmtError{rel: note.rel, err: pgconn.ErrorResponseToPgError(msg)}
+			return &stmtError{rel: note.rel, fk: note.fk, err: pgconn.ErrorResponseToPgError(msg)}
 		}
 	}
 }
@@ -257,6 +264,7 @@ func (s *applySession) simpleAnswer() error {
 				return err
 			}
 		case *pgproto3.ReadyForQuery:
+			s.status = msg.TxStatus
 			return first
 		}
 	}
@@ -274,17 +282,19 @@ func (s *applySession) rollback() error {
 	if s.syncs == 0 {
 		s.sync()
 	}
-	s.fe.SendQuery(&pgproto3.Query{String: "ROLLBACK"})
-	if err := s.flush(); err != nil {
-		return err
-	}
-	for s.syncs > 0 {
-		if err := s.ready(); err != nil {
+	for s.status = 'T'; s.status != 'I'; { // a cancel that comes late may hit the ROLLBACK
+		s.fe.SendQuery(&pgproto3.Query{String: "ROLLBACK"})
+		if err := s.flush(); err != nil {
 			return err
 		}
-	}
-	if err, broken := s.simpleAnswer().(*brokenError); broken {
-		return err
+		for s.syncs > 0 {
+			if err := s.ready(); err != nil {
+				return err
+			}
+		}
+		if err, broken := s.simpleAnswer().(*brokenError); broken {
+			return err
+		}
 	}
 	return nil
 }
@@ -299,7 +309,7 @@ func (s *applySession) settled() {
 
 // forget drops every prepared statement: tables have changed, or there are too many. Not while answers are on their way.
 func (s *applySession) forget() error {
-	s.rels = map[string]*applyRel{}
+	s.rels, s.fkStmts = map[string]*applyRel{}, map[string]*applyStmt{}
 	s.fresh, s.nstmt = s.fresh[:0], 0
 	return s.simple("DEALLOCATE ALL")
 }

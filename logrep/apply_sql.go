@@ -19,6 +19,10 @@ type applyRel struct {
 	name  string // quoted
 	stmts map[string]*applyStmt
 	quirk quirk
+
+	state *catalogState // that facts are of
+	facts *tableFacts
+	fks   []relFK
 }
 
 // applyStmt is a statement that may have been prepared on the connection.

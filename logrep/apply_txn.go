@@ -30,6 +30,10 @@ type applyTxn struct {
 	copyBuf  []byte // rows not written yet
 
 	skip int // depth of DDL whose own row changes are not applied
+
+	state    *catalogState // what is known of tables
+	deferred bool          // SET CONSTRAINTS was sent
+	fk       *fkChecks     // nil: foreign keys are not checked
 }
 
 const (
@@ -52,6 +56,7 @@ func (s *applySession) apply(job *applyJob) error {
 	}
 	defer in.close()
 	t := &applyTxn{applySession: s, job: job, rels: map[uint32]*applyRel{}, known: map[uint32][]byte{}}
+	t.fk = &fkChecks{seen: map[string]bool{}}
 	t.checked = job.payload.Spill == "" && len(job.payload.Data) <= checkedBytes && !job.payload.Has(mtm.PayloadDDL)
 	t.sendOnce("BEGIN", sentStmt{})
 	if err := t.frames(in); err != nil {
@@ -80,6 +85,9 @@ func (t *applyTxn) frames(in *payloadReader) error {
 // prepare ends the transaction under the job's gid.
 func (t *applyTxn) prepare() error {
 	if err := t.endRun(); err != nil {
+		return err
+	}
+	if err := t.checkReferences(); err != nil {
 		return err
 	}
 	if !t.checked {
@@ -156,16 +164,26 @@ func (t *applyTxn) update(m *pgoutput.Update) error {
 	if err != nil {
 		return err
 	}
+	if err := t.learnFacts(rel); err != nil {
+		return err
+	}
 	c := &rowChange{rel: rel}
 	if err := c.update(m); err != nil {
 		return err
 	}
-	return t.change(c)
+	t.refer(rel, m.New, c.set)
+	if err := t.change(c); err != nil || !t.fkFull() {
+		return err
+	}
+	return t.checkSoFar()
 }
 
 func (t *applyTxn) delete(m *pgoutput.Delete) error {
 	rel, err := t.rel(m.Relation)
 	if err != nil {
+		return err
+	}
+	if err := t.learnFacts(rel); err != nil {
 		return err
 	}
 	c := &rowChange{rel: rel}
@@ -190,9 +208,26 @@ func (t *applyTxn) insert(body []byte) error {
 			return err
 		}
 	}
+	if t.fkFull() {
+		if err := t.endRun(); err != nil {
+			return err
+		}
+		if err := t.checkSoFar(); err != nil {
+			return err
+		}
+	}
 	t.runRel = id
 	if t.copying {
 		return t.copyRow(body)
+	}
+	if len(t.run) == 0 {
+		rel, err := t.rel(id)
+		if err != nil {
+			return err
+		}
+		if err := t.learnFacts(rel); err != nil {
+			return err
+		}
 	}
 	t.run = append(t.run, body)
 	t.runBytes += len(body)
@@ -245,6 +280,7 @@ func (t *applyTxn) parseInsert(body []byte) (*applyRel, pgoutput.Tuple, error) {
 			return nil, nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
 		}
 	}
+	t.refer(rel, in.New, nil)
 	return rel, in.New, nil
 }
 

@@ -47,7 +47,12 @@ func (a *Applier) report(job *applyJob, err error) *mtm.Error {
 	return applyError(a.cfg.Node, err)
 }
 
-const applyAttempts = 6
+const codeDeadlock = "40P01" // deadlock_detected
+
+const (
+	applyAttempts = 6
+	maxDeadlocks  = 100 // with sessions of this node; each ends with nothing applied, and who was in the way goes on
+)
 
 // attempt applies job, again where that may help, until it is prepared or certainly is not and will not be. It returns
 // the session to go on with, nil if it is lost.
@@ -55,6 +60,7 @@ func (a *Applier) attempt(ctx context.Context, w *applyWorker, s *applySession, 
 	a.mu.Lock()
 	repeat := a.before[job.gid] // an earlier process may have prepared it
 	a.mu.Unlock()
+	deadlocks := 0
 	for n := 1; ; n++ {
 		if job.isCancelled() && !repeat {
 			return s, errCancelled
@@ -97,7 +103,11 @@ func (a *Applier) attempt(ctx context.Context, w *applyWorker, s *applySession, 
 		if job.isCancelled() || n >= applyAttempts || !again {
 			return s, a.verdict(job, err)
 		}
-		if news { // a payload may teach something of each of its tables
+		switch {
+		case news: // a payload may teach something of each of its tables
+			n--
+		case sqlState(err) == codeDeadlock && deadlocks < maxDeadlocks:
+			deadlocks++
 			n--
 		}
 		repeat = sqlState(err) == "42710" || sqlState(err) == mtm.CodeQueryCanceled
@@ -165,10 +175,14 @@ func (a *Applier) curable(s *applySession, err error) (again, news bool) {
 	if !errors.As(err, &st) || s == nil {
 		return false, false
 	}
-	if code := st.err.Code; code == mtm.CodeQueryCanceled || code == "42710" {
-		return true, false // somebody else's cancel; prepared before, see attempt
+	switch st.err.Code {
+	case mtm.CodeQueryCanceled, "42710", codeDeadlock:
+		return true, false // somebody else's cancel; prepared before, see attempt; a cycle within this node
 	}
 	if _, missing := missingRow(err); missing {
+		return false, false
+	}
+	if _, _, missing := missingParent(err); missing {
 		return false, false
 	}
 	if st.rel != nil && s.learnFrom(st) {
@@ -223,7 +237,9 @@ func (a *Applier) connect(ctx context.Context, w *applyWorker) (*applySession, e
 	a.setPID(w, 0) // that backend is gone, and its number may become somebody else's
 	deadline := time.Now().Add(connectPatience)
 	for n := 1; ; n++ {
-		s, err := a.cfg.openSession(ctx, w.id, appApply)
+		cfg := a.cfg
+		cfg.onWait = func() { a.waits(w) }
+		s, err := cfg.openSession(ctx, w.id, appApply)
 		if err == nil {
 			a.setPID(w, s.conn.PID())
 			return s, nil

@@ -227,6 +227,9 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 	s.delivered = lsn
 	s.mu.Unlock()
 	s.decoded(gid)
+	if p.Has(mtm.PayloadDDL) {
+		s.cfg.Catalog.prepared(gid)
+	}
 	s.sink.Captured(gid, lsn, p)
 	return nil
 }

@@ -24,10 +24,14 @@ type Config struct {
 
 	HotWorkers      int           // apply workers that run though none waits; default 16
 	MaxWorkers      int           // apply workers in all; default 100
-	Grace           time.Duration // how long an apply may run before the lock monitor looks; default 10 ms
-	DeadlockTimeout time.Duration // deadlock_timeout of the workers; default 1 s
+	LockNotice      time.Duration // a worker waits for a lock for this long, then PostgreSQL tells us; default 2 ms
+	Grace           time.Duration // how long an apply may run before the lock monitor looks untold; default 50 ms
+	DeadlockTimeout time.Duration // deadlock_timeout of the other sessions; default 1 s
 	FinishConns     int           // connections that end prepared transactions; default 4
+	Catalog         *Catalog      // shared by all parts of a node
 	RecoverOrigin   string        // replication origin that keeps the position of recovery; default "mtm_recovered"
+
+	onWait func() // PostgreSQL says that the session waits for a lock
 }
 
 // Spills is where payloads too large for memory lie; the journal implements it.
@@ -58,9 +62,10 @@ type ApplySink interface {
 	Applied(gid mtm.GID, err *mtm.Error)
 	// Blocked: waiter, applying here, waits for a lock of holder, prepared or applying here. Repeated while it lasts.
 	Blocked(waiter, holder mtm.GID)
-	// Conflict: waiter waits for a lock of the client session of the backend pid. True: the session belongs to the
-	// gateway, which ends it. False: the lock monitor cancels or terminates it. Repeated while it lasts.
-	Conflict(waiter mtm.GID, pid uint32) bool
+	// Conflict: waiter, of that age, waits for a lock of the client session of the backend pid. True: the session belongs
+	// to the gateway, which ends it, and may call cancel before it returns to have PostgreSQL cancel its statement. False:
+	// the lock monitor cancels or terminates it. Repeated while it lasts.
+	Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() error) bool
 }
 
 // FinishSink receives what became of Finish. Finished must not block long.
@@ -84,9 +89,13 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.StatusInterval, time.Second)
 	setDefault(&c.HotWorkers, 16)
 	setDefault(&c.MaxWorkers, 100)
-	setDefault(&c.Grace, 10*time.Millisecond)
+	setDefault(&c.LockNotice, 2*time.Millisecond)
+	setDefault(&c.Grace, 50*time.Millisecond)
 	setDefault(&c.DeadlockTimeout, time.Second)
 	setDefault(&c.FinishConns, 4)
+	if c.Catalog == nil {
+		c.Catalog = NewCatalog()
+	}
 	setDefault(&c.RecoverOrigin, "mtm_recovered")
 	return c
 }

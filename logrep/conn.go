@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -37,10 +38,33 @@ func (c Config) connect(ctx context.Context, app string, params map[string]strin
 			conf.RuntimeParams[k] = v
 		}
 	}
+	if c.onWait != nil {
+		conf.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+			if n.Code == "00000" && strings.Contains(n.Message, waitNotice) {
+				c.onWait()
+			}
+		}
+	}
 	if conf.ConnectTimeout == 0 {
 		conf.ConnectTimeout = 10 * time.Second
 	}
 	return pgconn.ConnectConfig(ctx, conf)
+}
+
+// waitNotice is in PostgreSQL's message about a lock wait longer than deadlock_timeout (log_lock_waits): "process 71
+// still waiting for ShareLock on transaction 747 after 2.1 ms". Sent to us as well as to the log it saves all polling.
+const waitNotice = " still waiting for "
+
+// noticeWaits makes a session tell of its lock waits after d, us and not the server's log.
+func noticeWaits(params map[string]string, d time.Duration) {
+	params["deadlock_timeout"] = milliseconds(d)
+	params["log_lock_waits"] = "on"
+	params["client_min_messages"] = "log"
+	params["log_min_messages"] = "fatal"
+}
+
+func milliseconds(d time.Duration) string {
+	return strconv.FormatInt(max(1, d.Milliseconds()), 10) + "ms"
 }
 
 // interruptible makes ctx's end fail whatever conn is reading or writing. Its result undoes that.

@@ -159,6 +159,7 @@ func (w *finishWorker) finish(ctx context.Context, batch []finishJob) error {
 		// can be seen. So a rollback of our own that finds nothing looks again a few times.
 		landing := !job.commit && job.gid.Origin == w.cfg.Node && job.tries < 4
 		if err == nil || sqlState(err) == "42704" && !landing {
+			w.cfg.Catalog.finished(job.gid)
 			w.sink.Finished(job.gid)
 			continue
 		}

@@ -11,15 +11,16 @@ import (
 	"mtm"
 )
 
-// lockMonitor finds out who stands in the way of workers that take longer than the grace. It is one goroutine with
-// one connection, and never in the way of applying.
+// lockMonitor finds out who stands in the way of workers that wait, as PostgreSQL told them (Config.LockNotice), or that
+// take longer than the grace. It is one goroutine with one connection, and never in the way of applying.
 type lockMonitor struct {
 	*Applier
 	conn *pgconn.PgConn
 }
 
 const (
-	probeMax     = 100 * time.Millisecond
+	probeFirst   = 4 * time.Millisecond // after a look at a wait; doubled after each
+	probeMax     = 50 * time.Millisecond
 	cancelRepeat = 20 * time.Millisecond // a cancel request that comes between two statements is lost
 	retireEvery  = 5 * time.Second
 )
@@ -63,14 +64,19 @@ func (m *lockMonitor) disconnect() {
 	}
 }
 
-// pause is how long nothing is to be done: the grace while anything runs.
+// pause is how long nothing is to be done: up to the next look at a job that runs.
 func (m *lockMonitor) pause() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.running) == 0 {
 		return retireEvery
 	}
-	return m.cfg.Grace
+	pause := m.cfg.Grace
+	now := time.Now()
+	for _, job := range m.running {
+		pause = min(pause, job.probe.Sub(now))
+	}
+	return max(pause, time.Millisecond)
 }
 
 // dropCancelled ends cancelled jobs that no worker has taken.
@@ -113,8 +119,8 @@ func (m *lockMonitor) due(now time.Time) (probes, cancels []suspect) {
 			continue
 		}
 		probes = append(probes, suspect{w.pid, job})
-		job.wait = min(2*job.wait, probeMax)
 		job.probe = now.Add(job.wait)
+		job.wait = min(2*job.wait, probeMax)
 	}
 	return probes, cancels
 }
@@ -123,7 +129,11 @@ func (m *lockMonitor) due(now time.Time) (probes, cancels []suspect) {
 func (m *lockMonitor) examine(ctx context.Context, probes, cancels []suspect) error {
 	if m.conn == nil {
 		var err error
-		if m.conn, err = m.cfg.connect(ctx, appMonitor, map[string]string{"jit": "off"}); err != nil {
+		if m.conn, err = m.cfg.connect(ctx, appMonitor, map[string]string{"jit": "off", "plan_cache_mode": "force_generic_plan"}); err != nil {
+			return err
+		}
+		if _, err := m.conn.Prepare(ctx, blockers, blockersSQL, nil); err != nil {
+			m.disconnect()
 			return err
 		}
 	}
@@ -141,12 +151,12 @@ func (m *lockMonitor) examine(ctx context.Context, probes, cancels []suspect) er
 		pids[i] = strconv.Itoa(int(p.pid))
 		byPID[p.pid] = p.job
 	}
-	rows, err := query(ctx, m.conn, blockersSQL, "{"+strings.Join(pids, ",")+"}")
-	if err != nil {
-		return err
+	res := m.conn.ExecPrepared(ctx, blockers, [][]byte{[]byte("{" + strings.Join(pids, ",") + "}")}, nil, nil).Read()
+	if res.Err != nil {
+		return res.Err
 	}
-	waits := make([]lockWait, 0, len(rows))
-	for _, row := range rows {
+	waits := make([]lockWait, 0, len(res.Rows))
+	for _, row := range res.Rows {
 		waits = append(waits, parseWait(row))
 	}
 	m.mark(probes, waits)
@@ -206,7 +216,7 @@ func (m *lockMonitor) tell(ctx context.Context, job *applyJob, w lockWait) error
 		return m.signal(ctx, "pg_cancel_backend", w.blocker)
 	case w.backend != "client backend" || w.app == appApply || w.app == appFinish:
 		return nil
-	case m.sink.Conflict(job.gid, w.blocker):
+	case m.sink.Conflict(job.gid, job.age, w.blocker, func() error { return m.signal(ctx, "pg_cancel_backend", w.blocker) }):
 		return nil
 	case strings.HasPrefix(w.state, "idle in transaction"):
 		m.cfg.Log.Info("ending a session that blocks a replicated transaction", keyPID, w.blocker, keyGID, job.gid.String())
@@ -257,6 +267,8 @@ func parseWait(row [][]byte) lockWait {
 		gid: string(row[5]), mode: string(row[6]), held: string(row[7]),
 	}
 }
+
+const blockers = "blockers" // the name of blockersSQL, prepared
 
 // A prepared transaction's locks have no pid. Each of them, held for a sub-transaction too, has the virtual transaction
 // of the lock on the prepared transaction's own xid.

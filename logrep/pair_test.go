@@ -73,7 +73,7 @@ func (s *testSink) Applied(gid mtm.GID, err *mtm.Error) {
 }
 func (s *testSink) Finished(gid mtm.GID)           { s.finished <- gid }
 func (s *testSink) Blocked(waiter, holder mtm.GID) { s.blocked <- [2]mtm.GID{waiter, holder} }
-func (s *testSink) Conflict(_ mtm.GID, pid uint32) bool {
+func (s *testSink) Conflict(_ mtm.GID, _ uint64, pid uint32, _ func() error) bool {
 	s.conflicts <- pid
 	return s.handled
 }

@@ -185,7 +185,7 @@ func newNode(t testing.TB, pg *pgServer, id mtm.NodeID) *node {
 	require.NoError(t, root.Close(t.Context()))
 	n := &node{t: t, pg: pg, id: id}
 	n.cfg = Config{
-		DSN: pg.dsn(db), Node: id, StatusInterval: 50 * time.Millisecond, Slot: "mtm_" + db, RecoverOrigin: "mtm_r_" + db, Spills: newDirSpills(t),
+		DSN: pg.dsn(db), Node: id, StatusInterval: 50 * time.Millisecond, Slot: "mtm_" + db, RecoverOrigin: "mtm_r_" + db, Spills: newDirSpills(t), Catalog: NewCatalog(),
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	n.conn, err = pgconn.Connect(t.Context(), n.cfg.DSN)

@@ -35,7 +35,7 @@ type RecoverSink interface {
 	// Recovered: everything up to at is in PostgreSQL, durably. at grows from call to call.
 	Recovered(at uint64)
 	// Conflict: as that of ApplySink.
-	Conflict(waiter mtm.GID, pid uint32) bool
+	Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() error) bool
 }
 
 type recoverJob struct {

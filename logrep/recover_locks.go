@@ -70,13 +70,14 @@ func (r *Recoverer) endBlockers(ctx context.Context, conn *pgconn.PgConn, b busy
 	m := &lockMonitor{Applier: &Applier{cfg: r.cfg}, conn: conn}
 	for _, row := range rows {
 		w := parseWait(row)
+		cancel := func() error { return m.signal(ctx, "pg_cancel_backend", w.blocker) }
 		switch {
 		case w.blocker == 0:
 			r.cfg.Log.Info("recovery waits for a prepared transaction", keyGID, b.gid.String(), "holder", w.gid)
 			continue
 		case w.backend == "autovacuum worker":
 			err = m.signal(ctx, "pg_cancel_backend", w.blocker)
-		case w.backend != "client backend" || w.app == appApply || w.app == appFinish || r.sink.Conflict(b.gid, w.blocker):
+		case w.backend != "client backend" || w.app == appApply || w.app == appFinish || r.sink.Conflict(b.gid, 0, w.blocker, cancel):
 			continue
 		default:
 			r.cfg.Log.Info("ending a session that blocks recovery", keyPID, w.blocker, keyGID, b.gid.String())

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"mtm"
 )
 
 // recoverSession is the connection over which recovery commits.
@@ -19,7 +21,7 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 		return nil, 0, err
 	}
 	s := &recoverSession{&applySession{
-		cfg: &r.cfg, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{},
+		cfg: &r.cfg, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{}, fkStmts: map[string]*applyStmt{},
 	}}
 	err = endSessions(ctx, conn, "application_name = $1", appRecover)
 	if err == nil {
@@ -72,6 +74,11 @@ func (s *recoverSession) recoverGroup(group []recoverJob) error {
 		return err
 	}
 	s.settled()
+	for _, job := range group {
+		if job.payload.Has(mtm.PayloadDDL) {
+			s.cfg.Catalog.changed()
+		}
+	}
 	return nil
 }
 

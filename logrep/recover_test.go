@@ -40,7 +40,7 @@ func (s *recoverSink) Recovered(at uint64) {
 	signal(s.changed)
 }
 
-func (s *recoverSink) Conflict(mtm.GID, uint32) bool {
+func (s *recoverSink) Conflict(mtm.GID, uint64, uint32, func() error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conflicts++

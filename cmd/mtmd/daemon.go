@@ -231,7 +231,7 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 func (d *daemon) logrepConfig() logrep.Config {
 	return logrep.Config{
 		DSN: d.cfg.Postgres, Node: d.cfg.NodeID, Spills: logrepSpills{d.journal.Spills()}, Log: d.log,
-		MaxWorkers: d.cfg.MaxWorkers,
+		MaxWorkers: d.cfg.MaxWorkers, Catalog: logrep.NewCatalog(),
 	}
 }
 

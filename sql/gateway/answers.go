@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+	"time"
 
 	"mtm"
 )
@@ -286,6 +287,7 @@ func (s *session) failed(e expect, msg []byte) {
 	switch {
 	case code == mtm.CodeQueryCanceled && s.cause != nil && !s.canceled:
 		cause, s.cause = s.cause, nil
+		s.noteLoss(cause, now())
 	case s.told != nil && e.role == roleClient && (code == "25P02" || s.tx == 'T' && e.err == nil):
 		cause, s.told = s.told, nil // what the client knows is gone with his block: a table, a portal
 	}
@@ -331,7 +333,7 @@ func (s *session) ready(msg []byte) error {
 	s.tx = msg[5]
 	s.skipping, s.copyIn = false, false
 	if s.tx == 'I' {
-		s.block, s.told = block{}, nil
+		s.block, s.told, s.sparedTo = block{}, nil, time.Time{}
 		clear(s.portals)
 	}
 	s.cond.Broadcast()

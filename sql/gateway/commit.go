@@ -11,11 +11,34 @@ import (
 	"mtm/sql/statement"
 )
 
+// retryWithin is how soon after a conflict a client's next transaction counts as another try of the one that lost. It then
+// keeps its age, so that it is the oldest some day, and wins.
+const retryWithin = 5 * time.Second
+
+// noteLoss notes that the client's transaction of that age lost against another, if that is what e says; mu is held.
+func (s *session) noteLoss(e *mtm.Error, age uint64) {
+	if e == nil || !mtm.SafeToRetry(e) {
+		return
+	}
+	if !s.lostLately() {
+		s.since, s.losses = age, 0
+	}
+	s.lostAt = time.Now()
+	s.losses++
+}
+
+// lostLately reports whether what comes counts as another try; mu is held.
+func (s *session) lostLately() bool { return s.since > 0 && time.Since(s.lostAt) < retryWithin }
+
 // permit asks for the right to send PREPARE TRANSACTION; session.gid is then set, until reportPrepared.
 func (s *session) permit(ctx context.Context, age uint64) *mtm.Error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.mu.Lock()
+	if s.lostLately() {
+		age = min(age, s.since)
+	}
+	s.age = age
 	s.abort = cancel
 	if s.canceled {
 		cancel()
@@ -84,6 +107,9 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	s.leased.Store(false)
 	s.mu.Lock()
 	s.waiting = mtm.GID{}
+	if s.noteLoss(e, s.age); e == nil {
+		s.since = 0
+	}
 	s.mu.Unlock()
 	if e == nil {
 		s.srv.count.committed.Add(1)
@@ -181,6 +207,7 @@ func (s *session) tooLate() *mtm.Error {
 	if s.cause != nil {
 		e := s.cause
 		s.cause = nil
+		s.noteLoss(e, now())
 		return e
 	}
 	s.preparing = true

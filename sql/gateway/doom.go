@@ -11,18 +11,22 @@ import (
 	"mtm/sql/statement"
 )
 
-// Doom ends the transaction of the session whose PostgreSQL process is pid: an applying remote transaction needs a lock
-// that it holds, and the remote one is prepared where it comes from. The client gets cause, a 40001. false: there is no
-// such session, or it is in no transaction. true: it will end, or be prepared, or is so by now: who waits must look again.
-func (s *Server) Doom(pid int32, cause *mtm.Error) bool {
+// Rival is an applying remote transaction that needs a lock that a session holds. It is prepared where it comes from.
+type Rival struct {
+	Cause  *mtm.Error   // what the client is told, a 40001
+	Age    uint64       // in microseconds since 1970
+	Cancel func() error // has PostgreSQL cancel the session's statement before it returns; nil: by a cancel request
+}
+
+// Doom ends the transaction of the session whose PostgreSQL process is pid, for rival. A client that has lost more than
+// once lately, and first tried before rival did, is let be for a moment (patience), to come to its commit, where age decides.
+// false: there is no such session, or it is in no transaction. true: it will end, or be prepared, or is so by now: who
+// waits must look again.
+func (s *Server) Doom(pid int32, rival Rival) bool {
 	s.mu.Lock()
 	sess := s.sessions[pid]
 	s.mu.Unlock()
-	if sess == nil || !sess.doom(cause) {
-		return false
-	}
-	s.count.doomed.Add(1)
-	return true
+	return sess != nil && sess.doom(rival)
 }
 
 // Owns reports whether pid is the PostgreSQL process of a session of this gateway. Nobody else may end it: one that Doom
@@ -33,7 +37,26 @@ func (s *Server) Owns(pid int32) bool {
 	return s.sessions[pid] != nil
 }
 
-func (s *session) doom(cause *mtm.Error) bool {
+// patience bounds how long a session is let be for each time that it lost, and patienceMax in all.
+const (
+	patience    = 10 * time.Millisecond
+	patienceMax = 60 * time.Millisecond
+)
+
+// spared reports whether the session is let be for now; mu is held.
+func (s *session) spared(rival Rival) bool {
+	if s.losses < 2 || !s.lostLately() || s.since >= rival.Age {
+		return false
+	}
+	now := time.Now()
+	if s.sparedTo.IsZero() {
+		s.sparedTo = now.Add(min(time.Duration(s.losses)*patience, patienceMax))
+	}
+	return now.Before(s.sparedTo)
+}
+
+func (s *session) doom(rival Rival) bool {
+	cause := rival.Cause
 	s.mu.Lock()
 	if s.dead != nil {
 		s.mu.Unlock()
@@ -46,12 +69,17 @@ func (s *session) doom(cause *mtm.Error) bool {
 	if s.owed() == 0 && s.syncs == 0 {
 		// Idle, or gathering messages: the client's goroutine rolls the block back.
 		ok := s.tx != 'I' // a failed block holds the locks that it took before its savepoint
-		if ok {
+		if ok && !s.doomed && !s.spared(rival) {
 			s.cause, s.doomed = cause, true
+			s.srv.count.doomed.Add(1)
 			s.wake()
 		}
 		s.mu.Unlock()
 		return ok
+	}
+	if s.spared(rival) {
+		s.mu.Unlock()
+		return true
 	}
 	if !s.gid.IsZero() && s.step.done {
 		s.mu.Unlock()
@@ -67,7 +95,12 @@ func (s *session) doom(cause *mtm.Error) bool {
 	}
 	s.cancels++
 	s.mu.Unlock()
-	s.srv.background(s.cancelBackend)
+	s.srv.count.doomed.Add(1)
+	if rival.Cancel == nil || rival.Cancel() != nil {
+		s.srv.background(s.cancelBackend)
+		return true
+	}
+	s.cancelSent()
 	return true
 }
 
@@ -104,6 +137,7 @@ func (s *session) endDoomed(cause *mtm.Error) error {
 	}
 	s.mu.Lock()
 	s.told = cause
+	s.noteLoss(cause, now())
 	s.mu.Unlock()
 	return nil
 }
@@ -150,12 +184,7 @@ func (s *session) tellDoom(st *statement.Statement, e *mtm.Error) error {
 // cancelBackend sends PostgreSQL a cancel request for this session and waits until it has acted on it, so that it
 // cannot hit what is sent later. session.cancels was raised before; it is lowered here.
 func (s *session) cancelBackend() {
-	defer func() {
-		s.mu.Lock()
-		s.cancels--
-		s.cond.Broadcast()
-		s.mu.Unlock()
-	}()
+	defer s.cancelSent()
 	conn, err := s.srv.dialBackend()
 	if err != nil {
 		return
@@ -166,6 +195,14 @@ func (s *session) cancelBackend() {
 		return
 	}
 	_, _ = io.Copy(io.Discard, conn) // PostgreSQL hangs up when the signal is sent
+}
+
+// cancelSent: a signal that session.cancels was raised for has reached PostgreSQL.
+func (s *session) cancelSent() {
+	s.mu.Lock()
+	s.cancels--
+	s.cond.Broadcast()
+	s.mu.Unlock()
 }
 
 // cancelTimeout bounds a cancel request.

@@ -127,6 +127,11 @@ type session struct {
 	cause      *mtm.Error // Doom: what to tell instead of 57014
 	doomed     bool       // Doom: end the block
 	told       *mtm.Error // Doom: the block is not the client's any more, and he has not been told
+	age        uint64     // of the transaction that was permitted last, in microseconds since 1970
+	since      uint64     // age of the client's first try, if his last one lost against another transaction; else 0
+	lostAt     time.Time  // … when that was
+	losses     int        // … and how many there were
+	sparedTo   time.Time  // until then the transaction is let be
 	waiting    mtm.GID    // the commit that is waited for
 	gid        mtm.GID    // permitted, and not yet reported
 	abort      context.CancelFunc

@@ -364,13 +364,13 @@ func TestDoom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			conn := h.connect(t, mode)
 			pid := int32(conn.PgConn().PID())
-			require.False(t, h.Doom(pid, cause))
+			require.False(t, h.Doom(pid, Rival{Cause: cause}))
 			_, err := conn.Exec(bg, "begin")
 			require.NoError(t, err)
 			_, err = conn.Exec(bg, "insert into t values (1, 'x')")
 			require.NoError(t, err)
 			// Idle in its block.
-			require.True(t, h.Doom(pid, cause))
+			require.True(t, h.Doom(pid, Rival{Cause: cause}))
 			require.Eventually(t, func() bool {
 				return h.direct(t, fmt.Sprintf("select count(*) from pg_locks where pid = %d and relation = 't'::regclass", pid)) == 0
 			}, 5*time.Second, time.Millisecond)
@@ -389,7 +389,7 @@ func TestDoom(t *testing.T) {
 				require.NoError(t, err)
 				_, err = conn.Exec(bg, "insert into t values (1, 'x')")
 				require.NoError(t, err)
-				require.True(t, h.Doom(pid, cause))
+				require.True(t, h.Doom(pid, Rival{Cause: cause}))
 				_, err = conn.Exec(bg, sql)
 				require.Equal(t, "40001", code(err), sql)
 				if conn.PgConn().TxStatus() == 'E' {
@@ -410,7 +410,7 @@ func TestDoom(t *testing.T) {
 			require.Eventually(t, func() bool {
 				return h.direct(t, fmt.Sprintf("select count(*) from pg_stat_activity where pid = %d and wait_event = 'PgSleep'", pid)) == 1
 			}, 5*time.Second, time.Millisecond)
-			require.True(t, h.Doom(pid, cause))
+			require.True(t, h.Doom(pid, Rival{Cause: cause}))
 			require.Equal(t, "40001", code(<-done))
 			_, err = conn.Exec(bg, "rollback")
 			require.NoError(t, err)
@@ -442,7 +442,7 @@ func TestDoomedBlockStillParses(t *testing.T) {
 	doomed := func() {
 		require.NoError(t, exec("begin"))
 		require.NoError(t, exec("insert into t values (1, 'x'); create table made_here (i int)"))
-		require.True(t, h.Doom(pid, cause))
+		require.True(t, h.Doom(pid, Rival{Cause: cause}))
 		require.Eventually(t, func() bool {
 			return h.direct(t, fmt.Sprintf("select count(*) from pg_locks where pid = %d and relation = 't'::regclass", pid)) == 0
 		}, 5*time.Second, time.Millisecond)
@@ -502,14 +502,14 @@ func TestDoomedBlockStillParses(t *testing.T) {
 		go func() { done <- prepare("four", "select * from t") }()
 		waits := fmt.Sprintf("select count(*) from pg_stat_activity where pid = %d and wait_event_type = 'Lock'", pid)
 		require.Eventually(t, func() bool { return h.direct(t, waits) == 1 }, 5*time.Second, time.Millisecond)
-		require.True(t, h.Doom(pid, cause))
-		require.True(t, h.Doom(pid, cause))
+		require.True(t, h.Doom(pid, Rival{Cause: cause}))
+		require.True(t, h.Doom(pid, Rival{Cause: cause}))
 		require.Equal(t, "40001", code(<-done))
 		require.NoError(t, exec("rollback"))
 		require.NoError(t, exec("begin"))
 		go func() { done <- prepare("four", "select * from t") }()
 		require.Eventually(t, func() bool { return h.direct(t, waits) == 1 }, 5*time.Second, time.Millisecond)
-		require.True(t, h.Doom(pid, cause))
+		require.True(t, h.Doom(pid, Rival{Cause: cause}))
 		_, err = lock.Exec(bg, "rollback")
 		require.NoError(t, err)
 		require.NoError(t, <-done)

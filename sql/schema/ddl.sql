@@ -36,6 +36,18 @@ BEGIN
     END IF;
 END $$;
 
+-- DEFERRABLE UNIQUE and EXCLUDE are checked by triggers of PostgreSQL's own, which do not fire where rows of other nodes are
+-- applied unless they fire always. Not by ALTER TABLE either; pg_class is touched so that sessions look again.
+CREATE OR REPLACE FUNCTION mtm.set_checks(rel oid, was "char" DEFAULT 'O', becomes "char" DEFAULT 'A') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pg_trigger t SET tgenabled = becomes WHERE t.tgfoid = 'unique_key_recheck'::regproc AND t.tgisinternal AND t.tgenabled = was
+        AND t.tgrelid IN (SELECT rel UNION SELECT relid FROM pg_partition_tree(rel));
+    IF FOUND THEN
+        UPDATE pg_class SET relhastriggers = true WHERE relhastriggers AND oid IN (SELECT rel UNION SELECT relid FROM pg_partition_tree(rel));
+    END IF;
+END $$;
+
 -- For tables that were there before.
 CREATE OR REPLACE FUNCTION mtm.set_identities() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -45,6 +57,8 @@ BEGIN
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL mtm.identity_work(c.oid) w
         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
           AND n.nspname NOT IN ('mtm', 'pg_catalog', 'information_schema');
+    PERFORM mtm.set_checks(rel) FROM (SELECT DISTINCT tgrelid FROM pg_trigger
+        WHERE tgfoid = 'unique_key_recheck'::regproc AND tgisinternal AND tgenabled = 'O') t (rel);
 END $$;
 
 -- A cyclic sequence has bounds of its own on each node (sequences.sql), and PostgreSQL would refuse START or RESTART WITH a value
@@ -109,6 +123,7 @@ BEGIN
     LOOP
         IF r.relkind <> 'S' THEN
             PERFORM mtm.set_identity(w.relid, w.action) FROM mtm.identity_work(r.objid) w;
+            PERFORM mtm.set_checks(r.objid);
             CONTINUE;
         END IF;
         mode := coalesce(mode, mtm.sequence_mode());
@@ -126,6 +141,6 @@ BEGIN
         AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

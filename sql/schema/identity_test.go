@@ -45,3 +45,21 @@ func TestTablesThatWereThereBefore(t *testing.T) {
 	require.NoError(t, Install(testContext(t), conn, threeNodes(1)))
 	require.Equal(t, []string{"a f", "b d"}, query(t, conn, identities))
 }
+
+func TestDeferrableKeysAreAlwaysChecked(t *testing.T) {
+	conn := connectAs(t, newDatabase(t), "postgres")
+	always := `SELECT c.relname || ' ' || t.tgenabled::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+		WHERE t.tgfoid = 'unique_key_recheck'::regproc ORDER BY 1`
+	mustExec(t, conn, `CREATE TABLE a (x int UNIQUE DEFERRABLE)`)
+	require.NoError(t, Install(testContext(t), conn, threeNodes(1)))
+	mustExec(t, conn, `CREATE TABLE b (x int, EXCLUDE (x WITH =) DEFERRABLE); CREATE TABLE c (x int, y int) PARTITION BY LIST (x);
+		CREATE TABLE c1 PARTITION OF c FOR VALUES IN (1); ALTER TABLE c ADD UNIQUE (x, y) DEFERRABLE;
+		CREATE TABLE c2 PARTITION OF c FOR VALUES IN (2); CREATE TEMP TABLE d (x int UNIQUE DEFERRABLE)`)
+	require.Equal(t, []string{"a A", "b A", "c A", "c1 A", "c2 A", "d A"}, query(t, conn, always))
+	for _, sql := range []string{
+		`INSERT INTO a VALUES (1), (1)`, `INSERT INTO b VALUES (1), (1)`, `INSERT INTO c VALUES (1, 1), (1, 1)`, `INSERT INTO c VALUES (2, 1), (2, 1)`,
+	} {
+		_, err := conn.Exec(testContext(t), `SET session_replication_role = replica; `+sql)
+		require.ErrorContains(t, err, "23", sql)
+	}
+}

@@ -28,6 +28,7 @@ func catalog(t *testing.T, conn *pgx.Conn) []string {
 		SELECT 'sequence', seqrelid::regclass::text, (seqstart, seqincrement, seqmin, seqmax, seqcycle)::text FROM pg_sequence UNION ALL
 		SELECT 'publication', pubname, '' FROM pg_publication UNION ALL
 		SELECT 'event trigger', evtname, '' FROM pg_event_trigger UNION ALL
+		SELECT 'trigger', tgname, tgenabled::text FROM pg_trigger UNION ALL
 		SELECT 'setting', setrole::text, setconfig::text FROM pg_db_role_setting
 			WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) UNION ALL
 		SELECT 'slot', slot_name, '' FROM pg_replication_slots UNION ALL
@@ -46,6 +47,7 @@ func TestUninstallLeavesNothingBehind(t *testing.T) {
 			db := newDatabase(t)
 			conn := connectAs(t, db, "postgres")
 			mustExec(t, conn, `CREATE TABLE nokey (a int); CREATE TABLE key (id serial PRIMARY KEY);
+				CREATE TABLE late (a int PRIMARY KEY DEFERRABLE, b int UNIQUE DEFERRABLE INITIALLY DEFERRED);
 				CREATE TABLE mine (a int); ALTER TABLE mine REPLICA IDENTITY FULL;
 				CREATE SEQUENCE down INCREMENT BY -3 CYCLE MINVALUE -1000; SELECT nextval('key_id_seq')`)
 			if before != "" {

@@ -13,6 +13,8 @@ BEGIN
     FOR t IN SELECT c.oid FROM mtm.full_identity m JOIN pg_class c ON c.oid = m.relid WHERE c.relreplident = 'f' LOOP
         PERFORM mtm.set_identity(t.oid, 'default');
     END LOOP;
+    PERFORM mtm.set_checks(rel, 'A', 'O') FROM (SELECT DISTINCT tgrelid FROM pg_trigger
+        WHERE tgfoid = 'unique_key_recheck'::regproc AND tgisinternal AND tgenabled = 'A') d (rel);
 END $$;
 
 DO $$

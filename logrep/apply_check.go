@@ -1,0 +1,300 @@
+package logrep
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"mtm"
+	"mtm/logrep/pgoutput"
+)
+
+// PostgreSQL checks foreign keys, and unique keys that are DEFERRABLE, by triggers, and in a session that replicates they
+// do not fire. The origin has checked, but against what it saw. So a worker checks again, at the end of the transaction, as
+// constraints may be deferred:
+//
+//   - Of each row that refers to another the parent is locked FOR KEY SHARE, as at the origin. So on every node who
+//     deletes a parent, or changes its key, and who refers to it meet at that row's lock, and one of them gives way; what the
+//     parent's own triggers do (RESTRICT, CASCADE) was done at the origin under the same lock, on all rows there were.
+//   - The triggers of DEFERRABLE keys are made to fire always (sql/schema), and deferred up to PREPARE TRANSACTION.
+//
+// Recovery checks nothing: what it applies was decided by those who did.
+
+// tableFacts is what is to be checked of a table's rows.
+type tableFacts struct {
+	ForeignKeys []*foreignKey `json:"fks"`
+	Deferrable  bool          `json:"deferrable"` // it has a key that is checked at the end
+}
+
+// foreignKey is one that a table's rows must fulfil.
+type foreignKey struct {
+	Name    string     `json:"name"`
+	Parent  string     `json:"parent"` // quoted; with ONLY, as PostgreSQL's own check
+	Columns []fkColumn `json:"columns"`
+
+	one, many string // SQL: one row's parent, many rows' parents
+}
+
+type fkColumn struct {
+	Name   string `json:"name"`
+	Parent string `json:"parent"` // quoted
+	Type   string `json:"type"`   // of the column that refers
+	Equal  string `json:"equal"`  // the operator, parent = child
+}
+
+// Foreign keys with PERIOD (18) are left out: a range is covered by several parents.
+const factsSQL = `SELECT pg_catalog.json_build_object(
+  'fks', COALESCE((SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', c.conname,
+      'parent', CASE p.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || pg_catalog.format('%I.%I', n.nspname, p.relname),
+      'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', ca.attname, 'parent', pg_catalog.quote_ident(pa.attname),
+            'type', pg_catalog.format_type(ca.atttypid, -1), 'equal', pg_catalog.format('OPERATOR(%I.%s)', opn.nspname, o.oprname)) ORDER BY k.n)
+          FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY AS k (child, parent, op, n)
+          JOIN pg_catalog.pg_attribute ca ON ca.attrelid = c.conrelid AND ca.attnum = k.child
+          JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid AND pa.attnum = k.parent
+          JOIN pg_catalog.pg_operator o ON o.oid = k.op JOIN pg_catalog.pg_namespace opn ON opn.oid = o.oprnamespace)))
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_constraint c ON c.oid = t.tgconstraint
+    JOIN pg_catalog.pg_class p ON p.oid = c.confrelid JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace
+    WHERE t.tgrelid = r.oid AND t.tgfoid = 'pg_catalog."RI_FKey_check_ins"'::pg_catalog.regproc AND t.tgenabled <> 'D'
+      AND (pg_catalog.to_jsonb(c) ->> 'conperiod') IS DISTINCT FROM 'true'), '[]'),
+  'deferrable', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = r.oid AND t.tgdeferrable
+      AND t.tgfoid = 'pg_catalog.unique_key_recheck'::pg_catalog.regproc))
+FROM (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS oid) r`
+
+// noParent is in the error of a check that found no parent.
+const noParent = "mtm: parents: "
+
+func (fk *foreignKey) init() {
+	one, many, unnest, names := "", "", "", ""
+	for i, c := range fk.Columns {
+		n := strconv.Itoa(i + 1)
+		if i > 0 {
+			one, many, unnest, names = one+" AND ", many+" AND ", unnest+", ", names+", "
+		}
+		one += "p." + c.Parent + " " + c.Equal + " $" + n + "::" + c.Type
+		many += "p." + c.Parent + " " + c.Equal + " v.c" + n + "::" + c.Type
+		unnest += "$" + n + "::pg_catalog.text[]"
+		names += "c" + n
+	}
+	fk.one = "WITH p AS MATERIALIZED (SELECT 1 FROM " + fk.Parent + " p WHERE " + one + " FOR KEY SHARE) " +
+		"SELECT CASE count(*) WHEN 0 THEN ('" + noParent + "' || count(*))::int4 ELSE 1 END FROM p"
+	fk.many = "WITH v AS MATERIALIZED (SELECT * FROM unnest(" + unnest + ") WITH ORDINALITY AS v (" + names + ", n)), " +
+		"l AS MATERIALIZED (SELECT v.n FROM v JOIN " + fk.Parent + " p ON " + many + " FOR KEY SHARE OF p) " +
+		"SELECT n::pg_catalog.text FROM v WHERE n NOT IN (SELECT n FROM l)"
+}
+
+// reference is a value of a foreign key whose parent is to be found.
+type reference struct {
+	rel    *applyRel
+	fk     *foreignKey
+	values [][]byte
+}
+
+// fkChecks is what a transaction has to check at its end.
+type fkChecks struct {
+	seen map[string]bool
+	todo []reference
+	open []reference // whose parent was not there at an earlier look: it may come
+}
+
+const (
+	fkSingles = 8    // so many are checked one by one, in the write that prepares
+	fkMost    = 4096 // so many are held back; then they are checked, and those kept that have no parent yet
+)
+
+// relFK is a foreign key as a payload's relation has it: the columns by their place.
+type relFK struct {
+	fk    *foreignKey
+	index []int
+}
+
+// learnFacts makes sure that rel's facts are known, and what they ask for is done.
+func (t *applyTxn) learnFacts(rel *applyRel) error {
+	if t.state == nil {
+		t.state = t.cfg.Catalog.now.Load()
+		if t.job.payload.Has(mtm.PayloadDDL) {
+			t.state = newCatalogState() // what is not committed is not for others
+		}
+	}
+	if rel.state != t.state {
+		facts, err := t.loadFacts(rel.name)
+		if err != nil {
+			return err
+		}
+		rel.facts, rel.state = facts, t.state
+		rel.fks = rel.fks[:0]
+		for _, fk := range facts.ForeignKeys {
+			if index := rel.columnsOf(fk); index != nil {
+				rel.fks = append(rel.fks, relFK{fk, index})
+			}
+		}
+	}
+	if rel.facts.Deferrable && !t.deferred {
+		t.deferred = true
+		t.sendOnce("SET CONSTRAINTS ALL DEFERRED", sentStmt{})
+	}
+	return nil
+}
+
+func (t *applyTxn) loadFacts(name string) (*tableFacts, error) {
+	if f := t.state.get(name); f != nil {
+		return f, nil
+	}
+	rows, err := t.rows(factsSQL, name)
+	if err != nil {
+		return nil, err
+	}
+	f := &tableFacts{}
+	if len(rows) == 1 {
+		if err := json.Unmarshal([]byte(rows[0]), f); err != nil {
+			return nil, fmt.Errorf("foreign keys of %s: %w", name, err)
+		}
+	}
+	for _, fk := range f.ForeignKeys {
+		fk.init()
+	}
+	t.state.put(name, f)
+	return f, nil
+}
+
+// columnsOf finds the columns of fk in rel. nil: one is not in the payload (it is generated).
+func (rel *applyRel) columnsOf(fk *foreignKey) []int {
+	var index []int
+	for _, c := range fk.Columns {
+		for i, have := range rel.Columns {
+			if have.Name == c.Name {
+				index = append(index, i)
+			}
+		}
+	}
+	if len(index) != len(fk.Columns) {
+		return nil
+	}
+	return index
+}
+
+// refer notes what a new row refers to. set, of an UPDATE, says which columns may be new.
+func (t *applyTxn) refer(rel *applyRel, row pgoutput.Tuple, set []byte) {
+	if t.fk == nil {
+		return
+	}
+	for _, f := range rel.fks {
+		values, ok := f.values(row, set)
+		if !ok {
+			continue
+		}
+		key := fmt.Appendf(nil, "%p", f.fk)
+		for _, v := range values {
+			key = append(strconv.AppendInt(append(key, ' '), int64(len(v)), 10), ' ')
+			key = append(key, v...)
+		}
+		if !t.fk.seen[string(key)] {
+			t.fk.seen[string(key)] = true
+			t.fk.todo = append(t.fk.todo, reference{rel, f.fk, values})
+		}
+	}
+}
+
+// values are those of the foreign key in row. False: it refers to nothing, or to what it referred to before.
+func (f relFK) values(row pgoutput.Tuple, set []byte) ([][]byte, bool) {
+	changed := set == nil
+	values := make([][]byte, 0, len(f.index))
+	for _, i := range f.index {
+		if row[i].Kind != pgoutput.Text {
+			return nil, false
+		}
+		changed = changed || set[i] == 's'
+		values = append(values, append([]byte(nil), row[i].Data...))
+	}
+	return values, changed
+}
+
+// fkFull reports whether references should be checked before more come.
+func (t *applyTxn) fkFull() bool { return t.fk != nil && len(t.fk.todo) >= fkMost }
+
+// checkSoFar checks what was noted; what has no parent yet is kept.
+func (t *applyTxn) checkSoFar() error {
+	missing, err := t.missingParents(t.fk.todo)
+	t.fk.open = append(t.fk.open, missing...)
+	t.fk.todo, t.fk.seen = nil, map[string]bool{}
+	return err
+}
+
+// checkReferences locks every parent, at the transaction's end.
+func (t *applyTxn) checkReferences() error {
+	if t.fk == nil {
+		return nil
+	}
+	todo := append(t.fk.open, t.fk.todo...)
+	if len(todo) > fkSingles {
+		missing, err := t.missingParents(todo)
+		if err == nil && len(missing) > 0 {
+			err = &parentError{rel: missing[0].rel, fk: missing[0].fk}
+		}
+		return err
+	}
+	for _, r := range todo {
+		st := t.fkStmts[r.fk.one]
+		if st == nil {
+			st = &applyStmt{sql: r.fk.one}
+			t.fkStmts[r.fk.one] = st
+		}
+		if err := t.send(st, r.values, sentStmt{rel: r.rel, fk: r.fk}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missingParents locks the parents of refs and returns those that have none.
+func (t *applyTxn) missingParents(refs []reference) (missing []reference, err error) {
+	for len(refs) > 0 {
+		fk := refs[0].fk
+		var batch, rest []reference
+		for _, r := range refs {
+			if r.fk == fk && len(batch) < fkMost {
+				batch = append(batch, r)
+			} else {
+				rest = append(rest, r)
+			}
+		}
+		refs = rest
+		params := make([]string, len(fk.Columns))
+		for i := range params {
+			params[i] = arrayLiteral(batch, i)
+		}
+		found, err := t.rows(fk.many, params...)
+		if err != nil {
+			return nil, err
+		}
+		for _, text := range found {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 || n > len(batch) {
+				return nil, fmt.Errorf("check of foreign key %s: row %q", fk.Name, text)
+			}
+			missing = append(missing, batch[n-1])
+		}
+	}
+	return missing, nil
+}
+
+// arrayLiteral is the text form of an array of the i-th values.
+func arrayLiteral(refs []reference, i int) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for n, r := range refs {
+		if n > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('"')
+		for _, c := range r.values[i] {
+			if c == '"' || c == '\\' {
+				b.WriteByte('\\')
+			}
+			b.WriteByte(c)
+		}
+		b.WriteByte('"')
+	}
+	b.WriteByte('}')
+	return b.String()
+}
