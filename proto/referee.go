@@ -12,7 +12,7 @@ import (
 // EncodeRefereeRequest writes a question to the referee.
 func EncodeRefereeRequest(r mtm.RefereeRequest) *mtmpb.RefereeRequest {
 	return &mtmpb.RefereeRequest{
-		Version: WireVersion, Kind: uint32(r.Kind), Node: uint32(r.Node), Gen: r.Gen, Configured: uint64(r.Configured),
+		Version: WireVersion, Kind: uint32(r.Kind), Node: uint32(r.Node), Gen: r.Gen, Configured: uint64(r.Configured), Since: r.Since,
 	}
 }
 
@@ -24,6 +24,7 @@ func DecodeRefereeRequest(p *mtmpb.RefereeRequest) (mtm.RefereeRequest, error) {
 	var d decoder
 	r := mtm.RefereeRequest{
 		Kind: mtm.RefereeKind(p.GetKind()), Node: d.node(p.GetNode()), Gen: p.GetGen(), Configured: d.nodes(p.GetConfigured()),
+		Since: p.GetSince(),
 	}
 	return r, d.err
 }

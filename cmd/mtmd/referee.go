@@ -61,6 +61,7 @@ func (c config) checkReferee() error {
 func runReferee(cfg config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	signal.Ignore(syscall.SIGHUP) // certificates are read again by themselves
 	debug.SetMemoryLimit(refereeHeap)
 	debug.SetGCPercent(30)
 	level, err := cfg.level()

@@ -30,6 +30,7 @@ type RefereeRequest struct {
 	Node          uint32                 `protobuf:"varint,3,opt,name=node,proto3" json:"node,omitempty"`
 	Gen           uint64                 `protobuf:"varint,4,opt,name=gen,proto3" json:"gen,omitempty"`
 	Configured    uint64                 `protobuf:"varint,5,opt,name=configured,proto3" json:"configured,omitempty"` // bit i: node i
+	Since         uint64                 `protobuf:"varint,6,opt,name=since,proto3" json:"since,omitempty"`           // the first generation with these nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -95,6 +96,13 @@ func (x *RefereeRequest) GetGen() uint64 {
 func (x *RefereeRequest) GetConfigured() uint64 {
 	if x != nil {
 		return x.Configured
+	}
+	return 0
+}
+
+func (x *RefereeRequest) GetSince() uint64 {
+	if x != nil {
+		return x.Since
 	}
 	return 0
 }
@@ -187,7 +195,7 @@ var File_referee_proto protoreflect.FileDescriptor
 
 const file_referee_proto_rawDesc = "" +
 	"\n" +
-	"\rreferee.proto\x12\x06mtm.v1\"\x84\x01\n" +
+	"\rreferee.proto\x12\x06mtm.v1\"\x9a\x01\n" +
 	"\x0eRefereeRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x12\n" +
@@ -195,7 +203,8 @@ const file_referee_proto_rawDesc = "" +
 	"\x03gen\x18\x04 \x01(\x04R\x03gen\x12\x1e\n" +
 	"\n" +
 	"configured\x18\x05 \x01(\x04R\n" +
-	"configured\"\x98\x01\n" +
+	"configured\x12\x14\n" +
+	"\x05since\x18\x06 \x01(\x04R\x05since\"\x98\x01\n" +
 	"\rRefereeAnswer\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
