@@ -64,23 +64,31 @@ FROM (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS oid) r`
 // noParent is in the error of a check that found no parent.
 const noParent = "mtm: parents: "
 
-func (fk *foreignKey) init() {
-	one, many, unnest, names := "", "", "", ""
+// init makes the SQL of fk, whose rows are in child. Who has no parent may have gone, too, in the same transaction: a row that is
+// still there must have one.
+func (fk *foreignKey) init(child string) {
+	one, many, unnest, names, gone, goneMany := "", "", "", "", "", ""
 	for i, c := range fk.Columns {
 		n := strconv.Itoa(i + 1)
 		if i > 0 {
 			one, many, unnest, names = one+" AND ", many+" AND ", unnest+", ", names+", "
+			gone, goneMany = gone+" AND ", goneMany+" AND "
 		}
 		one += "p." + c.Parent + " " + c.Equal + " $" + n + "::" + c.Type
 		many += "p." + c.Parent + " " + c.Equal + " v.c" + n + "::" + c.Type
 		unnest += "$" + n + "::pg_catalog.text[]"
 		names += "c" + n
+		has := "c." + quoteIdent(c.Name) + "::pg_catalog.text = "
+		gone += has + "$" + n + "::" + c.Type + "::pg_catalog.text"
+		goneMany += has + "v.c" + n + "::" + c.Type + "::pg_catalog.text"
 	}
 	fk.one = "WITH p AS MATERIALIZED (SELECT 1 FROM " + fk.Parent + " p WHERE " + one + " FOR KEY SHARE) " +
-		"SELECT CASE count(*) WHEN 0 THEN ('" + noParent + "' || count(*))::int4 ELSE 1 END FROM p"
+		"SELECT CASE WHEN count(*) = 0 AND EXISTS (SELECT 1 FROM " + child + " c WHERE " + gone + ") " +
+		"THEN ('" + noParent + "' || count(*))::int4 ELSE 1 END FROM p"
 	fk.many = "WITH v AS MATERIALIZED (SELECT * FROM unnest(" + unnest + ") WITH ORDINALITY AS v (" + names + ", n)), " +
 		"l AS MATERIALIZED (SELECT v.n FROM v JOIN " + fk.Parent + " p ON " + many + " FOR KEY SHARE OF p) " +
-		"SELECT n::pg_catalog.text FROM v WHERE n NOT IN (SELECT n FROM l)"
+		"SELECT n::pg_catalog.text FROM v WHERE n NOT IN (SELECT n FROM l) " +
+		"AND EXISTS (SELECT 1 FROM " + child + " c WHERE " + goneMany + ")"
 }
 
 // reference is a value of a foreign key whose parent is to be found.
@@ -151,7 +159,7 @@ func (t *applyTxn) loadFacts(name string) (*tableFacts, error) {
 		}
 	}
 	for _, fk := range f.ForeignKeys {
-		fk.init()
+		fk.init(name)
 	}
 	t.state.put(name, f)
 	return f, nil
