@@ -90,6 +90,7 @@ type RecGeneration struct {
 	LastOnline uint64 // the last generation in which this node was online
 	Vote       Generation
 	Barred     NodeSet // without whom this node voted for a generation above Gen: they get no lease in Gen
+	Since      uint64  // the first generation with the configured nodes of Gen that this node was in
 }
 
 // Sync implements Record.

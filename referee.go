@@ -18,6 +18,7 @@ type RefereeRequest struct {
 	Node       NodeID
 	Gen        uint64
 	Configured NodeSet // the two nodes
+	Since      uint64  // the first generation with just these configured nodes
 }
 
 // RefereeAnswer answers the request of the same Kind and Gen.

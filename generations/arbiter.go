@@ -55,6 +55,8 @@ func (a *Arbiter) refuse(r mtm.RefereeRequest) string {
 		return "the referee is new: both nodes have to be online together once"
 	case r.Configured != a.st.Pair:
 		return fmt.Sprintf("the referee serves nodes %v, not %v", a.st.Pair, r.Configured)
+	case r.Since > a.st.Floor: // the peer may not know yet that the third one is dropped, and go on with it
+		return fmt.Sprintf("both nodes have to be online together once since nodes %v are configured", r.Configured)
 	case a.st.Holder != 0 && a.st.Holder != r.Node:
 		return fmt.Sprintf("grant was already issued to node %d in generation %d", a.st.Holder, a.st.Gen)
 	}

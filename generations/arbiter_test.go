@@ -97,3 +97,29 @@ func TestARefereeTakesAnotherPairFromBothOfIt(t *testing.T) {
 	ans, _ := a.Ask(request(mtm.RefereeGrant, 2, 12))
 	require.False(t, ans.OK)
 }
+
+// Three nodes became two: the other one may not have heard, and go on with the third.
+func TestNoGrantBeforeBothWereOnlineWithTheseConfiguredNodes(t *testing.T) {
+	a := row(0, 0)
+	grant := request(mtm.RefereeGrant, 1, 21)
+	grant.Since = 20
+	ans, _ := a.Ask(grant)
+	require.False(t, ans.OK)
+	require.Contains(t, ans.Why, "online together once since")
+	_, changed := a.Ask(request(mtm.RefereeClear, 2, 20))
+	require.True(t, changed)
+	ans, _ = a.Ask(grant)
+	require.True(t, ans.OK)
+}
+
+func TestANodeRemembersSinceWhenTheseNodesAreConfigured(t *testing.T) {
+	all := mtm.Nodes(1, 2, 3)
+	m := New(Config{ID: 1, Initial: mtm.Generation{Num: 1, Members: all, Configured: all}}, mtm.RecGeneration{}, 0)
+	require.Equal(t, uint64(1), m.State().Since)
+	m.learn(mtm.Generation{Num: 5, Members: mtm.Nodes(1, 2), Configured: all}, mtm.Nodes(1, 2))
+	require.Equal(t, uint64(1), m.State().Since)
+	m.learn(mtm.Generation{Num: 6, Members: mtm.Nodes(1, 2), Configured: mtm.Nodes(1, 2)}, mtm.Nodes(1, 2))
+	require.Equal(t, uint64(6), m.State().Since)
+	m.learn(mtm.Generation{Num: 9, Members: mtm.Nodes(1), Configured: mtm.Nodes(1, 2)}, mtm.Nodes(1))
+	require.Equal(t, uint64(6), m.State().Since)
+}

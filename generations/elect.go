@@ -90,6 +90,9 @@ func (m *Machine) learn(g mtm.Generation, donors mtm.NodeSet) {
 	if g.Num <= m.st.Gen.Num {
 		return
 	}
+	if g.Configured != m.st.Gen.Configured {
+		m.st.Since = g.Num
+	}
 	m.st.Gen, m.st.Donors = g, donors
 	m.configure(g.Configured)
 	m.highest = max(m.highest, g.Num)

@@ -86,7 +86,7 @@ type campaign struct {
 func New(cfg Config, st mtm.RecGeneration, now uint64) *Machine {
 	m := &Machine{cfg: cfg.withDefaults(), st: st, now: now, born: now, peers: map[mtm.NodeID]*peer{}, asked: map[mtm.NodeID]mtm.Generation{}}
 	if st.Gen.Num == 0 {
-		m.st = mtm.RecGeneration{Gen: cfg.Initial, Donors: cfg.Initial.Members, LastOnline: cfg.Initial.Num, Vote: cfg.Initial}
+		m.st = mtm.RecGeneration{Gen: cfg.Initial, Donors: cfg.Initial.Members, LastOnline: cfg.Initial.Num, Vote: cfg.Initial, Since: cfg.Initial.Num}
 	}
 	m.highest = max(m.st.Gen.Num, m.st.Vote.Num)
 	for _, id := range m.st.Gen.Configured.Without(cfg.ID).IDs() {

@@ -45,7 +45,7 @@ func (m *Machine) mayStandAlone() bool {
 }
 
 func (m *Machine) ask(kind mtm.RefereeKind, gen uint64) {
-	m.ready.Ask = append(m.ready.Ask, mtm.RefereeRequest{Kind: kind, Node: m.cfg.ID, Gen: gen, Configured: m.st.Gen.Configured})
+	m.ready.Ask = append(m.ready.Ask, mtm.RefereeRequest{Kind: kind, Node: m.cfg.ID, Gen: gen, Configured: m.st.Gen.Configured, Since: m.st.Since})
 }
 
 // askGrant: this node has voted for going on alone, durably before the request leaves, so the lease that it gave its

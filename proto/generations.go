@@ -76,7 +76,8 @@ func encodeRecovery(r mtm.Record) *mtmpb.Record {
 	switch r := r.(type) {
 	case mtm.RecGeneration:
 		return &mtmpb.Record{Body: &mtmpb.Record_Generation{Generation: &mtmpb.RecGeneration{Gen: encodeGeneration(r.Gen),
-			Donors: uint64(r.Donors), LastOnline: r.LastOnline, Vote: encodeGeneration(r.Vote), Barred: uint64(r.Barred)}}}
+			Donors: uint64(r.Donors), LastOnline: r.LastOnline, Vote: encodeGeneration(r.Vote), Barred: uint64(r.Barred),
+			Since: r.Since}}}
 	case mtm.RecMark:
 		return &mtmpb.Record{Body: &mtmpb.Record_Mark{Mark: &mtmpb.RecMark{
 			Gen: encodeGeneration(r.Gen), Prepared: encodeGIDs(r.Prepared), Forgotten: encodeDeps(r.Forgotten)}}}
@@ -100,7 +101,7 @@ func (d *decoder) recovery(p *mtmpb.Record) mtm.Record {
 	case *mtmpb.Record_Generation:
 		g := b.Generation
 		return mtm.RecGeneration{Gen: d.generation(g.GetGen()), Donors: d.nodes(g.GetDonors()), LastOnline: g.GetLastOnline(),
-			Vote: d.generation(g.GetVote()), Barred: d.nodes(g.GetBarred())}
+			Vote: d.generation(g.GetVote()), Barred: d.nodes(g.GetBarred()), Since: g.GetSince()}
 	case *mtmpb.Record_Mark:
 		return mtm.RecMark{Gen: d.generation(b.Mark.GetGen()), Prepared: d.gids(b.Mark.GetPrepared()),
 			Forgotten: d.deps(b.Mark.GetForgotten())}

@@ -67,7 +67,7 @@ var records = []mtm.Record{
 	mtm.RecCheckpoint{Generation: mtm.Generation{Num: 3, Members: mtm.Nodes(1, 2), Configured: mtm.Nodes(1, 2, 16)}},
 	mtm.RecCheckpointEnd{},
 	mtm.RecPrepare{GID: gid, Payload: spill, Recovered: true},
-	mtm.RecGeneration{Gen: gen, Donors: mtm.Nodes(1), LastOnline: 2, Vote: gen, Barred: mtm.Nodes(16)},
+	mtm.RecGeneration{Gen: gen, Donors: mtm.Nodes(1), LastOnline: 2, Vote: gen, Barred: mtm.Nodes(16), Since: 7},
 	mtm.RecMark{Gen: gen, Prepared: []mtm.GID{gid}, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
 	mtm.RecRecover{GID: gid, Age: 4, Deps: deps, Payload: inline, At: 9},
 	mtm.RecVoid{Above: 8},
@@ -225,4 +225,21 @@ func FuzzParseRecord(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, r, again)
 	})
+}
+
+func TestRefereeMessagesComeBack(t *testing.T) {
+	q := mtm.RefereeRequest{Kind: mtm.RefereeGrant, Node: 2, Gen: 9, Configured: mtm.Nodes(1, 2), Since: 4}
+	back, err := DecodeRefereeRequest(EncodeRefereeRequest(q))
+	require.NoError(t, err)
+	require.Equal(t, q, back)
+	a := mtm.RefereeAnswer{Kind: q.Kind, Gen: q.Gen, Holder: 1, HolderGen: 8, Floor: 4, Why: "no"}
+	got, err := DecodeRefereeAnswer(q, EncodeRefereeAnswer(a))
+	require.NoError(t, err)
+	require.Equal(t, a, got)
+	for _, bad := range []*mtmpb.RefereeRequest{{}, {Version: 1}, {Version: 1, Node: 17, Configured: 6}, {Version: 1, Node: 1, Configured: 1}} {
+		_, err := DecodeRefereeRequest(bad)
+		require.Error(t, err, "%v", bad)
+	}
+	_, err = DecodeRefereeAnswer(q, &mtmpb.RefereeAnswer{Version: 1, Holder: 99})
+	require.Error(t, err)
 }

@@ -41,7 +41,6 @@ func progress(cmd *cobra.Command) func(string, ...any) {
 
 func newDevStart() *cobra.Command {
 	var o devcluster.Options
-	var referee bool
 	cmd := &cobra.Command{
 		Use: "start", Short: "Make a cluster, start it, and leave it running", Args: noArgs,
 		Long: `start initialises N PostgreSQL and N mtmd in --dir, which must be empty or absent, waits until all are online,
@@ -49,8 +48,8 @@ prints where they are, and leaves them running. On a cluster that was stopped ("
 		Example: "  mtmctl devcluster start --dir /tmp/dc --nodes 3 --set shared_buffers=64MB\n" +
 			"  psql \"$(mtmctl devcluster url --dir /tmp/dc --node 1)\"",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if referee {
-				return usageError{errors.New("--referee: this version of mtmd has no referee")}
+			if o.Referee && o.Nodes != 2 {
+				return usageError{fmt.Errorf("--referee: a referee is for two nodes, and --nodes is %d", o.Nodes)}
 			}
 			o.Progress = progress(cmd)
 			self, err := os.Executable()
@@ -67,7 +66,7 @@ prints where they are, and leaves them running. On a cluster that was stopped ("
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.Nodes, "nodes", 3, "number of nodes, 1 to 16")
-	f.BoolVar(&referee, "referee", false, "add a referee")
+	f.BoolVar(&o.Referee, "referee", false, "add a referee; with --nodes 2")
 	f.StringArrayVar(&o.PgBins, "pg-bin", nil, "directory of PostgreSQL's programs; repeated: one per node, the last for the rest")
 	f.StringVar(&o.Database, "database", "postgres", "the replicated database; created if need be")
 	f.StringVar(&o.Locale, "locale", "C", "locale of the databases")
@@ -145,6 +144,9 @@ func showInfo(cmd *cobra.Command, c *devcluster.Cluster) error {
 		for _, n := range info.Nodes {
 			fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.ID, n.Status, n.URL, n.PgURL, n.PgVersion, n.HTTP, pid(n.MtmdPid), pid(n.PostgresPid))
 		}
+		if r := info.Referee; r != nil {
+			fmt.Fprintf(t, "referee\t%s\t-\t-\t-\t%s\t%s\t-\n", r.Status, r.HTTP, pid(r.MtmdPid))
+		}
 		t.Flush()
 	})
 }
@@ -158,14 +160,11 @@ func pid(p int) string {
 
 // nodeFlags are --node and --what.
 func nodeFlags(cmd *cobra.Command, node *int, what *string) {
-	cmd.Flags().IntVar(node, "node", 0, "number of the node (required)")
-	cmd.Flags().StringVar(what, "what", "both", "mtmd, postgres or both")
+	cmd.Flags().IntVar(node, "node", 0, "number of the node (required, but for the referee)")
+	cmd.Flags().StringVar(what, "what", "both", "mtmd, postgres or both; or referee, without --node")
 }
 
 func checkWhat(what string) (devcluster.What, error) {
-	if what == "referee" {
-		return "", usageError{errors.New("--what referee: this cluster has no referee")}
-	}
 	w := devcluster.What(what)
 	if err := w.Check(); err != nil {
 		return "", usageError{fmt.Errorf("--what %w", err)}
@@ -185,8 +184,18 @@ func newDevAct(use, short, long string, act func(*devcluster.Cluster, context.Co
 		return act(c, cmd.Context(), node, w)
 	})
 	nodeFlags(cmd, &node, &what)
-	cmd.MarkFlagRequired("node") //nolint:errcheck // the flag is there
+	needNode(cmd, &node, &what)
 	return cmd
+}
+
+// needNode refuses a command that says neither which node nor that the referee is meant.
+func needNode(cmd *cobra.Command, node *int, what *string) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if all, _ := cmd.Flags().GetBool("all"); !all && *node == 0 && devcluster.What(*what) != devcluster.Referee {
+			return usageError{errors.New("which node? Give --node, or --what referee")}
+		}
+		return nil
+	}
 }
 
 func newDevStop() *cobra.Command {
@@ -205,8 +214,8 @@ func newDevStop() *cobra.Command {
 			return c.StopNode(cmd.Context(), node, w)
 		})
 	nodeFlags(cmd, &node, &what)
+	needNode(cmd, &node, &what)
 	cmd.Flags().BoolVar(&all, "all", false, "everything: all nodes and the fault proxy")
-	cmd.MarkFlagsOneRequired("node", "all")
 	cmd.MarkFlagsMutuallyExclusive("node", "all")
 	return cmd
 }
@@ -216,7 +225,7 @@ func newDevStartNode() *cobra.Command {
 	var env []string
 	cmd := newDevAct("start-node", "Start what does not run of a node", "It returns when they answer, and with --wait when the node is online.",
 		func(c *devcluster.Cluster, ctx context.Context, id int, w devcluster.What) error {
-			if err := c.StartNode(ctx, id, w, env...); err != nil || wait == 0 {
+			if err := c.StartNode(ctx, id, w, env...); err != nil || wait == 0 || w == devcluster.Referee {
 				return err
 			}
 			ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("after %v", wait))
@@ -237,7 +246,7 @@ after "heal", as TCP would deliver them. Clients are not cut off. A second parti
 		func(cmd *cobra.Command, c *devcluster.Cluster) error {
 			return c.Partition(cmd.Context(), sides, oneWay)
 		})
-	cmd.Flags().StringVar(&sides, "sides", "", "the sides, like 1,2/3 (required)")
+	cmd.Flags().StringVar(&sides, "sides", "", "the sides, like 1,2/3, or 1,referee/2 (required)")
 	cmd.Flags().BoolVar(&oneWay, "one-way", false, "only what the first side sends to the second is held")
 	cmd.MarkFlagRequired("sides") //nolint:errcheck // the flag is there
 	return cmd

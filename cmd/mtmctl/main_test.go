@@ -60,7 +60,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"verify", "--cert-dir", certs, "--node", "127.0.0.1:1"}, exitNotReachable, "does not answer"},
 		{[]string{"devcluster", "info"}, exitUsage, "dir"},
 		{[]string{"devcluster", "info", "--dir", certs}, exitFailure, "no dev cluster"},
-		{[]string{"devcluster", "stop", "--dir", certs}, exitUsage, "node all"},
+		{[]string{"devcluster", "stop", "--dir", certs}, exitUsage, "which node"},
 		{[]string{"devcluster", "start", "--dir", certs, "--referee"}, exitUsage, "referee"},
 		{[]string{"devcluster", "start", "--dir", certs, "--nodes", "0x"}, exitUsage, "--nodes"},
 	} {

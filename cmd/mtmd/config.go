@@ -36,6 +36,7 @@ type config struct {
 	LogFormat     string
 	Peers         map[mtm.NodeID]string // addresses to dial instead of the advertised ones
 	TrustRemote   bool
+	Referee       string // host:port of it; beReferee: this mtmd is one
 
 	HeartbeatSend  time.Duration
 	HeartbeatRecv  time.Duration
@@ -68,6 +69,7 @@ var settings = []setting{
 	{"tls_key", "", "its private key"},
 	{"client_tls_cert", "", "certificate shown to clients; empty: no TLS to clients"},
 	{"client_tls_key", "", "its private key"},
+	{"referee", "", "of two nodes: host:port of their referee; true: this mtmd is the referee, without a PostgreSQL"},
 	{"log_level", "info", "debug, info, warn or error"},
 	{"log_format", "text", "text or json"},
 	{"trust_remote", false, "let clients of other machines in where pg_hba.conf asks the gateway for no proof"},
@@ -96,6 +98,7 @@ func newFlags(fs *pflag.FlagSet) {
 			fs.String(name, def, s.help)
 		}
 	}
+	fs.Lookup("referee").NoOptDefVal = beReferee
 }
 
 // loadConfig reads file (may be empty), the environment and the flags, and checks the whole.
@@ -153,7 +156,10 @@ func readConfig(v *viper.Viper) (config, error) {
 		TrustRemote: v.GetBool("trust_remote"), HeartbeatSend: v.GetDuration("heartbeat_send_timeout"),
 		HeartbeatRecv: v.GetDuration("heartbeat_recv_timeout"), PermitTimeout: v.GetDuration("permit_timeout"),
 		ResolveTimeout: v.GetDuration("resolve_timeout"), MaxWorkers: v.GetInt("max_workers"),
-		RetryAuto: v.GetInt("retry_autocommit"), Peers: map[mtm.NodeID]string{},
+		RetryAuto: v.GetInt("retry_autocommit"), Referee: v.GetString("referee"), Peers: map[mtm.NodeID]string{},
+	}
+	if c.Referee == "false" {
+		c.Referee = ""
 	}
 	var err error
 	if c.RetentionSize, err = parseSize(v.GetString("journal_retention")); err != nil {
@@ -175,6 +181,9 @@ func readConfig(v *viper.Viper) (config, error) {
 
 // check names the first thing that is wrong, and how to mend it.
 func (c config) check() error {
+	if c.isReferee() {
+		return c.checkReferee()
+	}
 	if !c.NodeID.Valid() {
 		return fmt.Errorf("setting node_id is %d: it must be 1 to %d, and differ from every other node's", c.NodeID, mtm.MaxNodes)
 	}
@@ -187,6 +196,9 @@ func (c config) check() error {
 		}
 	}
 	addrs := map[string]string{"listen": c.Listen, "peer_listen": c.PeerListen, "peer_advertise": c.PeerAdvertise, "http_listen": c.HTTPListen}
+	if c.Referee != "" {
+		addrs["referee"] = c.Referee
+	}
 	for id, a := range c.Peers {
 		addrs[fmt.Sprintf("peers.%d", id)] = a
 	}

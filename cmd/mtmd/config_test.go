@@ -108,3 +108,27 @@ func TestExampleConfigurationIsValid(t *testing.T) {
 	_, err = load(t, file, "--tls-ca", pem, "--tls-cert", pem, "--tls-key", pem)
 	require.NoError(t, err)
 }
+
+// A referee needs no PostgreSQL, no number and no clients; a node is told where its referee is by the same setting.
+func TestARefereeNeedsFewSettings(t *testing.T) {
+	pem := filepath.Join(t.TempDir(), "x.pem")
+	require.NoError(t, os.WriteFile(pem, nil, 0o600))
+	args := []string{"--data-dir=/d", "--tls-ca=" + pem, "--tls-cert=" + pem, "--tls-key=" + pem}
+	c, err := load(t, "", append(args, "--referee")...)
+	require.NoError(t, err)
+	require.True(t, c.isReferee())
+	_, err = load(t, "", append(args[1:], "--referee")...)
+	require.ErrorContains(t, err, "setting data_dir is empty: a referee needs it")
+
+	c, err = load(t, writeConfig(t, `referee = true`))
+	require.NoError(t, err)
+	require.True(t, c.isReferee())
+	c, err = load(t, writeConfig(t, `referee = false`))
+	require.NoError(t, err)
+	require.Empty(t, c.Referee)
+	c, err = load(t, writeConfig(t, `referee = "db3:7433"`))
+	require.NoError(t, err)
+	require.False(t, c.isReferee())
+	_, err = load(t, writeConfig(t, `referee = "db3"`))
+	require.ErrorContains(t, err, "setting referee is")
+}

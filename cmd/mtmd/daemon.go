@@ -42,6 +42,7 @@ type life struct {
 	loop    *loop
 	queue   *dmq.Queue
 	status  atomic.Pointer[coordinator.Status]
+	referee *judge
 }
 
 func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
@@ -206,7 +207,7 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	node := coordinator.New(coordinator.Config{
 		ID: d.cfg.NodeID, Generation: gen, MaxInFlight: max(1, pg.maxPrepared*9/10/gen.Members.Len()),
 		Elections: true, Incarnation: incarnation, Recovered: recovered, Heartbeat: millis(d.cfg.HeartbeatSend), Lease: millis(leaseTime),
-		Silence: millis(min(d.cfg.HeartbeatRecv, maxSilence)), RecoverAfter: millis(recoverAfter),
+		Silence: millis(min(d.cfg.HeartbeatRecv, maxSilence)), RecoverAfter: millis(recoverAfter), Referee: d.cfg.Referee != "",
 	})
 	if err := d.journal.Replay(0, func(_ uint64, r mtm.Record) error { node.Replay(r); return nil }); err != nil {
 		return err
@@ -248,12 +249,17 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	recoverer := logrep.NewRecoverer(lr, sink)
 	expect := capture.Expect
 	d.gate.expect.Store(&expect)
-	l := &life{cluster: cluster, queue: queue}
-	acts := &actor{capture: capture, applier: applier, finisher: finisher, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, log: d.log}
+	judge, err := d.newJudge()
+	if err != nil {
+		return err
+	}
+	l := &life{cluster: cluster, queue: queue, referee: judge}
+	acts := &actor{capture: capture, applier: applier, finisher: finisher, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, cluster)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
-		suspend: queue.Suspend, resume: queue.Resume, log: d.log,
+		suspend: func(err error) { judge.pause(true); queue.Suspend(err) },
+		resume:  func() { judge.pause(false); queue.Resume() }, log: d.log,
 	}
 	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark},
 		d.metrics, d.log, d.gate.lease.clock)
@@ -262,7 +268,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, sink.streams.Run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, sink.streams.Run, judge.run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}
@@ -272,7 +278,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 
 // onStatus tells operators, and lets clients in or turns them away. was is nil at first.
 func (d *daemon) onStatus(was *coordinator.Status, s coordinator.Status) {
-	d.gate.lease.refuse(refusalOf(s))
+	d.gate.lease.refuse(refusalOf(s, d.cfg.Referee != ""))
 	progress := s
 	progress.Behind = 0
 	if was != nil {
@@ -286,12 +292,13 @@ func (d *daemon) onStatus(was *coordinator.Status, s coordinator.Status) {
 }
 
 // refusalOf is what clients are told by a node without a lease; nil: they wait, for it is a matter of a moment.
-func refusalOf(s coordinator.Status) *mtm.Error {
+// With a referee one of two that lost each other may serve in a moment; the other one hears from it that it may not.
+func refusalOf(s coordinator.Status, referee bool) *mtm.Error {
 	switch s.Status {
 	case mtm.StatusOnline:
 		return nil
 	case mtm.StatusIsolated:
-		if s.Connected.IsMajorityOf(s.Generation.Configured) {
+		if s.Connected.IsMajorityOf(s.Generation.Configured) || referee && s.Generation.Configured.Len() == 2 {
 			return nil
 		}
 		return mtm.NotOnline(s.Status, fmt.Sprintf("Nodes %v are out of reach: it is not in touch with a majority.",

@@ -76,6 +76,7 @@ type actor struct {
 	gate      *gate
 	journal   *journal.Journal
 	streams   *journal.Streamer
+	referee   *judge
 	log       *slog.Logger
 }
 
@@ -105,6 +106,8 @@ func (a *actor) act(action coordinator.Action) {
 		a.streams.Stream(x)
 	case coordinator.StreamAcked:
 		a.streams.Acked(x)
+	case coordinator.AskReferee:
+		a.referee.ask(x.Request)
 	case coordinator.TellOutcome:
 		a.streams.TellOutcome(x)
 	}

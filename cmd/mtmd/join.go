@@ -43,6 +43,9 @@ func (d *daemon) precheck(ctx context.Context, req joinRequest) (precheckAnswer,
 			add(fmt.Sprintf("peer_%d", n.ID), reach(ctx, addr), addr, "start mtmd there, and let its peer port through the firewall")
 		}
 	}
+	if c := d.precheckReferee(ctx, len(req.Nodes)); c != nil {
+		ans.Checks = append(ans.Checks, *c)
+	}
 	conn, err := d.connect(ctx, "mtm_check")
 	add("connection", err, "", "set postgres in mtmd.toml to a superuser's connection string; look at PostgreSQL's log")
 	if err != nil {

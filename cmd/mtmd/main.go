@@ -53,6 +53,9 @@ func newCommand() *cobra.Command {
 				fmt.Println("configuration is valid")
 				return nil
 			}
+			if cfg.isReferee() {
+				return runReferee(cfg)
+			}
 			return run(cfg, func() (config, error) { return loadConfig(file, cmd.Flags()) })
 		},
 	}

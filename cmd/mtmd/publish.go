@@ -144,6 +144,8 @@ type report struct {
 	InDoubt          int    `json:"in_doubt"`
 	Donor            int    `json:"donor,omitempty"`        // whom it recovers from
 	Behind           uint64 `json:"bytes_behind,omitempty"` // of the donor's journal
+
+	Referee *refereeReport `json:"referee,omitempty"`
 }
 
 func (d *daemon) report() report {
@@ -162,6 +164,9 @@ func (d *daemon) report() report {
 	}
 	if missing := s.Generation.Members.Minus(s.Connected); missing != 0 && !s.Dropped {
 		r.Detail = fmt.Sprintf("nodes %v are out of reach", missing)
+	}
+	if r.Referee = l.referee.report(); s.Generation.Sole() && s.Generation.Members.Has(d.cfg.NodeID) {
+		r.Detail = "it goes on alone, by the referee's grant: what it commits is on no other node until the other one is back"
 	}
 	r.Connected, r.GenMembers, r.GenMembersOnline = ints(s.Connected), ints(s.Generation.Members), ints(s.Online)
 	r.GenNum, r.GenConfigured = s.Generation.Num, ints(s.Generation.Configured)

@@ -3566,6 +3566,7 @@ type RecGeneration struct {
 	LastOnline    uint64                 `protobuf:"varint,3,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
 	Vote          *Generation            `protobuf:"bytes,4,opt,name=vote,proto3" json:"vote,omitempty"`
 	Barred        uint64                 `protobuf:"varint,5,opt,name=barred,proto3" json:"barred,omitempty"`
+	Since         uint64                 `protobuf:"varint,6,opt,name=since,proto3" json:"since,omitempty"` // the first generation with these configured nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3631,6 +3632,13 @@ func (x *RecGeneration) GetVote() *Generation {
 func (x *RecGeneration) GetBarred() uint64 {
 	if x != nil {
 		return x.Barred
+	}
+	return 0
+}
+
+func (x *RecGeneration) GetSince() uint64 {
+	if x != nil {
+		return x.Since
 	}
 	return 0
 }
@@ -4168,14 +4176,15 @@ const file_mtm_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\n" +
 	"generation\"\x12\n" +
-	"\x10RecCheckpointEnd\"\xae\x01\n" +
+	"\x10RecCheckpointEnd\"\xc4\x01\n" +
 	"\rRecGeneration\x12$\n" +
 	"\x03gen\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12\x16\n" +
 	"\x06donors\x18\x02 \x01(\x04R\x06donors\x12\x1f\n" +
 	"\vlast_online\x18\x03 \x01(\x04R\n" +
 	"lastOnline\x12&\n" +
 	"\x04vote\x18\x04 \x01(\v2\x12.mtm.v1.GenerationR\x04vote\x12\x16\n" +
-	"\x06barred\x18\x05 \x01(\x04R\x06barred\"\x8a\x01\n" +
+	"\x06barred\x18\x05 \x01(\x04R\x06barred\x12\x14\n" +
+	"\x05since\x18\x06 \x01(\x04R\x05since\"\x8a\x01\n" +
 	"\aRecMark\x12$\n" +
 	"\x03gen\x18\x01 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12'\n" +
 	"\bprepared\x18\x02 \x03(\v2\v.mtm.v1.GIDR\bprepared\x120\n" +

@@ -119,7 +119,7 @@ func (c *Cluster) plan(ctx context.Context) error {
 	}
 	c.st = &state{Version: 1, Name: "dev", Database: c.opts.Database, MtmdEnv: c.opts.MtmdEnv, PostgresOnly: c.opts.PostgresOnly}
 	links := c.opts.Nodes * (c.opts.Nodes - 1)
-	ports, err := freePorts(4*c.opts.Nodes + links + 1)
+	ports, err := freePorts(4*c.opts.Nodes + links + 1 + 4)
 	if err != nil {
 		return err
 	}
@@ -138,6 +138,9 @@ func (c *Cluster) plan(ctx context.Context) error {
 	if !c.opts.PostgresOnly {
 		if err := c.planMtmd(ctx); err != nil {
 			return err
+		}
+		if c.opts.Referee {
+			c.planReferee(take)
 		}
 		if !c.opts.NoProxy {
 			c.planProxy(take)
@@ -191,6 +194,9 @@ func (c *Cluster) planProxy(take func() int) {
 				c.st.Proxy.Links[linkName(from, to)] = addr(take())
 			}
 		}
+		if c.st.Referee != nil {
+			c.st.Proxy.Links[linkName(from, refereeID)] = addr(take())
+		}
 	}
 }
 
@@ -218,9 +224,12 @@ func (c *Cluster) startAll(ctx context.Context) error {
 	if err := c.startProxy(ctx); err != nil {
 		return err
 	}
+	if err := errors.Join(c.startReferee(ctx), c.st.save(c.dir)); err != nil {
+		return err
+	}
 	o.Progress("starting %d mtmd (%s)", len(c.st.Nodes), c.st.Mtmd)
 	err = c.forEach(func(n *node) error {
-		if err := n.writeMtmdConf(c.st, cert.In(c.certDir(), cert.NodeName(n.ID)), c.dialled(n.ID), o.MtmdSettings); err != nil {
+		if err := n.writeMtmdConf(c.st, cert.In(c.certDir(), cert.NodeName(n.ID)), c.dialled(n.ID), append(c.refereeSetting(n.ID), o.MtmdSettings...)); err != nil {
 			return err
 		}
 		return n.startMtmd(ctx, c.st.Mtmd, c.st.MtmdEnv, o.DieWithParent)
@@ -282,7 +291,7 @@ func (c *Cluster) links() []faultproxy.Link {
 			}
 		}
 	}
-	return all
+	return append(all, c.refereeLinks()...)
 }
 
 // node finds one by number.

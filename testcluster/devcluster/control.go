@@ -20,13 +20,13 @@ const (
 
 // Check refuses other values.
 func (w What) Check() error {
-	if w != Mtmd && w != Postgres && w != Both {
-		return fmt.Errorf("%q: must be mtmd, postgres or both", string(w))
+	if w != Mtmd && w != Postgres && w != Both && w != Referee {
+		return fmt.Errorf("%q: must be mtmd, postgres, both or referee", string(w))
 	}
 	return nil
 }
 
-func (w What) mtmd() bool     { return w == Mtmd || w == Both }
+func (w What) mtmd() bool     { return w == Mtmd || w == Both || w == Referee }
 func (w What) postgres() bool { return w == Postgres || w == Both }
 
 // change runs f on node id with the cluster locked, and saves what it changed.
@@ -42,7 +42,7 @@ func (c *Cluster) change(ctx context.Context, id int, w What, f func(*node) erro
 	if c.st, err = loadState(c.dir); err != nil {
 		return err
 	}
-	n, err := c.node(id)
+	n, err := c.target(id, w)
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (c *Cluster) StopAll(ctx context.Context) error {
 	}
 	err = c.forEach(func(n *node) error { return n.stopMtmd(ctx) })
 	err = errors.Join(err, c.forEach(func(n *node) error { return n.stopPostgres(ctx) }))
-	err = errors.Join(err, c.endProxy(ctx))
+	err = errors.Join(err, c.withReferee(func(n *node) error { return n.stopMtmd(ctx) }), c.endProxy(ctx))
 	return errors.Join(err, c.st.save(c.dir))
 }
 
@@ -166,6 +166,11 @@ func (c *Cluster) StopAll(ctx context.Context) error {
 func (c *Cluster) StartAll(ctx context.Context) error {
 	if err := c.startProxyAgain(ctx); err != nil {
 		return err
+	}
+	if c.st.Referee != nil {
+		if err := c.StartNode(ctx, 0, Referee); err != nil {
+			return err
+		}
 	}
 	for _, id := range c.IDs() {
 		if err := c.StartNode(ctx, id, Both); err != nil {
@@ -197,6 +202,7 @@ func (c *Cluster) killAll(ctx context.Context) error {
 		return nil
 	}
 	err := c.forEach(func(n *node) error { return n.kill(ctx, Both) })
+	err = errors.Join(err, c.withReferee(func(n *node) error { return n.kill(ctx, Referee) }))
 	err = errors.Join(err, c.endProxy(ctx))
 	return errors.Join(err, c.st.save(c.dir))
 }

@@ -156,12 +156,9 @@ func (c *Cluster) parseSides(sides string) ([][]int, error) {
 	for side := range strings.SplitSeq(sides, "/") {
 		var ids []int
 		for word := range strings.SplitSeq(side, ",") {
-			id, err := strconv.Atoi(strings.TrimSpace(word))
+			id, err := c.side(strings.TrimSpace(word))
 			if err != nil {
-				return nil, fmt.Errorf("sides %q: must be lists of nodes, like 1,2/3", sides)
-			}
-			if _, err := c.node(id); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("sides %q: must be lists of nodes, like 1,2/3: %w", sides, err)
 			}
 			if seen[id] {
 				return nil, fmt.Errorf("sides %q: node %d is on two sides", sides, id)

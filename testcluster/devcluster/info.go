@@ -15,7 +15,7 @@ type Info struct {
 	CertDir  string     `json:"cert_dir,omitempty"`
 }
 
-// NodeInfo is one node. A process id of 0 means that it does not run.
+// NodeInfo is one node, or the referee, whose ID is 0 and which has no PostgreSQL. A process id of 0 means that it does not run.
 type NodeInfo struct {
 	ID          int    `json:"id"`
 	Status      string `json:"status"` // mtmd's own word; "down": no mtmd; "unreachable": it does not answer
@@ -41,6 +41,11 @@ func (c *Cluster) Info(ctx context.Context) Info {
 	}
 	if !c.st.PostgresOnly {
 		info.CertDir = c.certDir()
+	}
+	if r := c.st.Referee; r != nil {
+		i := c.nodeInfo(ctx, r)
+		i.URL, i.PgURL, i.PgLog = "", "", ""
+		info.Referee = &i
 	}
 	c.forEach(func(n *node) error { //nolint:errcheck // gives none
 		info.Nodes[n.ID-1] = c.nodeInfo(ctx, n)

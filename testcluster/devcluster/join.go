@@ -21,6 +21,9 @@ func (c *Cluster) makeCerts() error {
 			err = cert.Issue(c.certDir(), cert.NodeName(n.ID), "127.0.0.1", "localhost")
 		}
 	}
+	if err == nil && c.st.Referee != nil {
+		err = cert.Issue(c.certDir(), string(Referee), "127.0.0.1", "localhost")
+	}
 	if err == nil {
 		err = cert.Issue(c.certDir(), cert.AdminName)
 	}

@@ -23,6 +23,7 @@ type Options struct {
 	MtmdSettings []string // "key=value" for mtmd.toml; the value is TOML, or a plain word
 	MtmdEnv      []string // "NAME=value" for mtmd's environment, at every start
 
+	Referee      bool // two nodes and a referee
 	PostgresOnly bool // start PostgreSQL only
 	NoInit       bool // start mtmd, but do not make a cluster of them
 	NoProxy      bool // peers dial each other directly: for measurements; faults are refused then
@@ -44,6 +45,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Nodes < 1 || o.Nodes > mtm.MaxNodes {
 		return o, fmt.Errorf("%d nodes: must be 1 to %d", o.Nodes, mtm.MaxNodes)
+	}
+	if o.Referee && (o.Nodes != 2 || o.PostgresOnly) {
+		return o, fmt.Errorf("a referee is for two nodes: give it with exactly 2 (there are %d), and with mtmd", o.Nodes)
 	}
 	if o.Database == "" {
 		o.Database = "postgres"

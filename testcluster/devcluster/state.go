@@ -20,6 +20,7 @@ type state struct {
 	PostgresOnly bool        `json:"postgres_only,omitempty"`
 	Proxy        *proxyState `json:"proxy"` // nil: peers dial each other directly
 	Nodes        []*node     `json:"nodes"`
+	Referee      *node       `json:"referee,omitempty"` // an mtmd without PostgreSQL; its number is 0
 }
 
 // proxyState is the fault proxy: its process, where it is told what to do, and the address of each link "1-2".
