@@ -61,7 +61,7 @@ func TestWhoIsTurnedAway(t *testing.T) {
 		{coordinator.Status{Status: mtm.StatusRecovery, Generation: gen, Behind: 77}, "It is 77 bytes behind."},
 		{coordinator.Status{Status: mtm.StatusDisabled, Generation: gen}, "disabled"},
 	} {
-		e := refusalOf(c.s)
+		e := refusalOf(c.s, false)
 		if c.want == "" {
 			require.Nil(t, e, c.s.Status)
 			continue
