@@ -12,7 +12,7 @@
 // A table is first compared by sums of hashes over buckets of keys, computed by the servers; only keys of buckets that
 // differ travel. A table without a key is compared as what it is, a bag of rows.
 //
-// Not compared: unlogged and temporary tables, values and steps of sequences (each node has its own), tablespaces,
+// Not compared: rows of unlogged, temporary and local tables (mtm.local_tables), values and steps of sequences (each node has its own), tablespaces,
 // passwords, and schema mtm. Between servers of different major versions, expressions that the server prints
 // (views, functions, triggers) are compared by name only.
 package verify

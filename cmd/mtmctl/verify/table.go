@@ -43,8 +43,29 @@ LEFT JOIN LATERAL (
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND c.relispopulated
 	AND n.nspname NOT IN ('information_schema', 'mtm') AND n.nspname NOT LIKE 'pg\_%'`
 
+// localTables are those that a user has made local to each node.
+func (v *verifier) localTables(ctx context.Context, i int) (local map[string]bool, err error) {
+	var listed bool
+	err = v.conns[i].QueryRow(ctx, `SELECT to_regclass('mtm.local_tables') IS NOT NULL`).Scan(&listed)
+	if err != nil || !listed {
+		return nil, err
+	}
+	rows, err := v.conns[i].Query(ctx, `SELECT format('%I.%I', rel_schema, rel_name) FROM mtm.local_tables`)
+	if err != nil {
+		return nil, err
+	}
+	local = map[string]bool{}
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&name}, func() error { local[name] = true; return nil })
+	return local, err
+}
+
 // readTables gives the tables of node i by name.
 func (v *verifier) readTables(ctx context.Context, i int) (map[string]table, error) {
+	local, err := v.localTables(ctx, i)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := v.conns[i].Query(ctx, tablesSQL)
 	if err != nil {
 		return nil, err
@@ -52,7 +73,9 @@ func (v *verifier) readTables(ctx context.Context, i int) (map[string]table, err
 	all := map[string]table{}
 	_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (t table, err error) {
 		err = row.Scan(&t.Name, &t.Columns, &t.Key, &t.KeyTypes, &t.Estimate)
-		all[t.Name] = t
+		if !local[t.Name] {
+			all[t.Name] = t
+		}
 		return t, err
 	})
 	return all, err

@@ -80,6 +80,9 @@ func TestVerify(t *testing.T) {
 		CREATE UNLOGGED TABLE local (x int); CREATE SEQUENCE s; CREATE TABLE long (id int PRIMARY KEY, t text);
 		INSERT INTO long VALUES (1, repeat('x', 1000))`)
 	w.on("a", `INSERT INTO local VALUES (1); SELECT nextval('s')`)
+	w.on("abc", `CREATE SCHEMA mtm; CREATE TABLE mtm.local_tables (rel_schema name, rel_name name);
+		INSERT INTO mtm.local_tables VALUES ('public', 'Mine'); CREATE TABLE "Mine" (x int)`)
+	w.on("b", `INSERT INTO "Mine" VALUES (1)`)
 	w.on("b", `ALTER SEQUENCE s INCREMENT 16`)
 	require.Empty(t, w.found(verify.Options{}), "what is local does not count")
 
