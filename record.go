@@ -127,6 +127,16 @@ type RecHave struct {
 	Spans  []Span
 }
 
+// RecBase: this node's PostgreSQL began as a copy that has this, and its journal does not. So it is no donor for who lacks
+// any of it.
+type RecBase struct {
+	Have []OriginHave
+}
+
+// Sync implements Record.
+func (RecBase) Sync() bool { return true }
+func (RecBase) record()    {}
+
 // Sync implements Record.
 func (RecMark) Sync() bool    { return true }
 func (RecRecover) Sync() bool { return true }

@@ -84,6 +84,9 @@ func (n *Node) onCollect(from mtm.NodeID, c mtm.Collect) {
 
 // acceptorTxn finds, or makes, the state in which this node accepts; nil when the outcome is known, after telling it.
 func (n *Node) acceptorTxn(from mtm.NodeID, gid mtm.GID, acceptors mtm.NodeSet) *txn {
+	if n.inBase(gid) {
+		return nil
+	}
 	if n.isForgotten(gid) {
 		n.tellForgotten(from, gid)
 		return nil

@@ -46,7 +46,7 @@ func (n *Node) Have() []mtm.OriginHave { return n.haveVector() }
 // Seed is the journal with which a node begins that is to be added: its PostgreSQL has what have says, as a member of gen had it.
 // The node recovers the rest, then asks to be configured (generations.Machine).
 func Seed(id mtm.NodeID, gen mtm.Generation, have []mtm.OriginHave) []mtm.Record {
-	recs := []mtm.Record{mtm.RecGeneration{Gen: gen, Vote: gen}}
+	recs := []mtm.Record{mtm.RecGeneration{Gen: gen, Vote: gen}, mtm.RecBase{Have: have}}
 	for _, h := range have {
 		last := h.Upto
 		if h.Upto > 0 {
@@ -61,6 +61,51 @@ func Seed(id mtm.NodeID, gen mtm.Generation, have []mtm.OriginHave) []mtm.Record
 		}
 	}
 	return recs
+}
+
+// inBase reports whether a transaction was finished before this node began as a copy. It does not know how, and leaves the
+// answer to others; none of them is in want of it, since it is not an acceptor.
+func (n *Node) inBase(gid mtm.GID) bool { return covers(n.base, gid.Origin, gid.Seq, gid.Seq) }
+
+// reachesBack reports whether the journal has all that r lacks: a node that began as a copy is no donor for who lacks
+// any of what the copy had.
+func (n *Node) reachesBack(r mtm.Recover) bool {
+	if n.cfg.Plant.CopyDonor {
+		return true
+	}
+	for _, gid := range r.Undecided {
+		if n.inBase(gid) {
+			return false
+		}
+	}
+	for _, h := range n.base {
+		if h.Upto > 0 && !covers(r.Have, h.Origin, 1, h.Upto) {
+			return false
+		}
+		for _, p := range h.Above {
+			if !covers(r.Have, h.Origin, p.First, p.Last) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// covers reports whether have has all numbers from first to last of origin.
+func covers(have []mtm.OriginHave, origin mtm.NodeID, first, last uint64) bool {
+	for _, h := range have {
+		if h.Origin != origin {
+			continue
+		}
+		first = max(first, h.Upto+1)
+		for _, p := range h.Above {
+			if p.First <= first && first <= p.Last {
+				first = p.Last + 1
+			}
+		}
+		return first > last
+	}
+	return false
 }
 
 // seedGap is more than a node has in flight.

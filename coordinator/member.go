@@ -9,7 +9,7 @@ import (
 // This file is a member's side of a commit: applying, voting, and what both sides do once the outcome is known.
 
 func (n *Node) onPrepare(from mtm.NodeID, p mtm.Prepare) {
-	if from != p.GID.Origin || n.isForgotten(p.GID) {
+	if from != p.GID.Origin || n.isForgotten(p.GID) || n.inBase(p.GID) {
 		n.drop(p.Payload)
 		return
 	}

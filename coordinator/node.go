@@ -37,6 +37,9 @@ type Plant struct {
 	NoDeps          bool // apply without waiting for what the origin saw
 	SkipMark        bool // leave out what the donor held prepared at its mark
 	AnyDonor        bool // recover from whoever is up
+	AcceptorsNow    bool // a ballot counts who is configured now, not who was when the transaction began
+	AnyBase         bool // see generations.Config
+	CopyDonor       bool // be a donor for who lacks what this node began with
 }
 
 func (c Config) withDefaults() Config {
@@ -94,6 +97,7 @@ type Node struct {
 	served      map[mtm.NodeID]uint64 // per peer: the newest stream it asked this life for
 	donorAt     uint64                // when a donor was last in reach
 	empties     map[mtm.GID]bool      // of outcomes: they concern this node alone, so no checkpoint has them
+	base        []mtm.OriginHave      // what this node began with, as a copy: its journal does not have it
 	strays      map[mtm.GID]bool      // left prepared by a recovery of an earlier life; being rolled back
 }
 

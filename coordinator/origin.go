@@ -143,7 +143,7 @@ func (n *Node) forwardPrepare(t *txn) {
 }
 
 func (n *Node) onVote(from mtm.NodeID, v mtm.Vote) {
-	if v.GID.Origin != n.cfg.ID {
+	if v.GID.Origin != n.cfg.ID || n.inBase(v.GID) {
 		return
 	}
 	if n.isForgotten(v.GID) {

@@ -209,6 +209,9 @@ func (n *Node) dropForgotten(t *txn) {
 
 // tellForgotten answers a question about a transaction that this node has forgotten.
 func (n *Node) tellForgotten(to mtm.NodeID, gid mtm.GID) {
+	if n.inBase(gid) {
+		return
+	}
 	if n.m != nil {
 		n.do(TellOutcome{To: to, GID: gid})
 		return

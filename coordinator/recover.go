@@ -145,6 +145,9 @@ func (n *Node) onRecover(from mtm.NodeID, r mtm.Recover) {
 	if r.Stream <= n.served[from] {
 		return // repeated
 	}
+	if !n.reachesBack(r) {
+		return // in a while it asks another
+	}
 	n.served[from] = r.Stream
 	a := StreamJournal{To: from, Request: r, Life: n.cfg.Incarnation}
 	for _, gid := range r.Undecided {
@@ -387,6 +390,8 @@ func (n *Node) replayRecovery(r mtm.Record) {
 	switch r := r.(type) {
 	case mtm.RecGeneration:
 		n.saved = r
+	case mtm.RecBase:
+		n.base = r.Have
 	case mtm.RecHave:
 		seen := n.seenOf(r.Origin)
 		for _, p := range r.Spans {

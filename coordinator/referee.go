@@ -32,6 +32,9 @@ func (n *Node) sole() bool { return n.m != nil && n.m.Sole() }
 // Of two configured nodes a majority is both, so whatever was decided before was accepted by this one, and whatever
 // its peer may yet decide needs this one. What was begun with other configured nodes is theirs to decide.
 func (n *Node) quorum(t *txn, s mtm.NodeSet) bool {
+	if n.cfg.Plant.AcceptorsNow {
+		return s.IsMajorityOf(n.gen.Configured)
+	}
 	return s.IsMajorityOf(t.acceptors) || n.sole() && s.Has(n.cfg.ID) && t.acceptors == n.gen.Configured
 }
 

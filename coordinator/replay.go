@@ -18,7 +18,7 @@ func (n *Node) Replay(r mtm.Record) {
 		if s := n.shadow; s != nil {
 			n.txns, n.outcomes, n.forgotten, n.seen = s.txns, s.outcomes, s.forgotten, s.seen
 			n.next, n.reserved = s.next, s.reserved
-			n.have, n.saved, n.pending, n.recoverAt = s.have, s.saved, s.pending, max(n.recoverAt, s.recoverAt)
+			n.base, n.have, n.saved, n.pending, n.recoverAt = s.base, s.have, s.saved, s.pending, max(n.recoverAt, s.recoverAt)
 			n.shadow = nil
 		}
 		return
@@ -211,6 +211,9 @@ func (n *Node) Checkpoint() []mtm.Record {
 		if n.forgotten[id] > 0 {
 			recs = append(recs, mtm.RecForget{Origin: id, Upto: n.forgotten[id]})
 		}
+	}
+	if len(n.base) > 0 {
+		recs = append(recs, mtm.RecBase{Have: n.base})
 	}
 	recs = append(recs, n.haveRecords()...)
 	for _, t := range sorted(n.txns) {

@@ -58,6 +58,9 @@ func (n *Node) Status() Status {
 // Outcome tells what became of a transaction, as far as this node knows or remembers: "committed", "aborted",
 // "in progress", or "" when it does not know it.
 func (n *Node) Outcome(gid mtm.GID) string {
+	if n.inBase(gid) {
+		return ""
+	}
 	if commit, ok := n.known(gid); ok {
 		if commit {
 			return "committed"

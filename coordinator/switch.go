@@ -19,7 +19,7 @@ func (n *Node) startMachine() {
 	}
 	cfg := generations.Config{
 		ID: n.cfg.ID, Initial: n.cfg.Generation, Heartbeat: n.cfg.Heartbeat, Lease: n.cfg.Lease, Silence: n.cfg.Silence,
-		Referee: n.cfg.Referee, Life: n.cfg.Incarnation,
+		Referee: n.cfg.Referee, Life: n.cfg.Incarnation, AnyBase: n.cfg.Plant.AnyBase,
 	}
 	first := n.saved.Gen.Num == 0
 	n.m = generations.New(cfg, n.saved, n.now)
@@ -229,7 +229,7 @@ func (n *Node) statusOf() mtm.Status {
 	switch {
 	case !n.started:
 		return mtm.StatusDisabled
-	case n.m.Online() && n.up().Contains(n.gen.Members):
+	case n.m.Online() && n.m.Agreed():
 		return mtm.StatusOnline
 	case n.m.Online():
 		return mtm.StatusIsolated

@@ -33,6 +33,7 @@ import (
 //
 //	elapse nodes= to=             time passes for these nodes, in steps of 20 ms, and what they say about generations arrives
 //	stream node= [gid= committed|aborted|undecided] [mark=] [end]    the donor's next message to a node that recovers
+//	dropnode node= target=        an operator asks node to have target configured no more
 //	recovered node= at=           everything up to at is in PostgreSQL
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -254,12 +255,17 @@ func (s *stage) command(d *datadriven.TestData) {
 		for _, r := range s.journals[id] {
 			fmt.Fprintln(&s.out, describe(r))
 		}
+	case "dropnode":
+		s.step(id, DropNode{Node: mtm.NodeID(argInt(d, "target", 0))})
 	case "status":
 		st := s.nodes[id].Status()
 		fmt.Fprintf(&s.out, "%s connected=%v in-flight=%d undecided=%d in-doubt=%v\n",
 			st.Status, st.Connected, st.InFlight, st.Undecided, st.InDoubt)
 		if s.cfg.Elections {
 			fmt.Fprintf(&s.out, "%v online=%v lease until %d\n", st.Generation, st.Online, st.LeaseEnd)
+			if st.Dropped {
+				s.out.WriteString("dropped\n")
+			}
 		}
 	case "outcome":
 		fmt.Fprintf(&s.out, "%q\n", s.nodes[id].Outcome(gid))

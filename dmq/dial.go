@@ -42,7 +42,7 @@ func (l *link) run(ctx context.Context) error {
 			l.failed(err, lost(err, fails))
 			wait = backoff(fails)
 		}
-		if !sleep(ctx, jitter(wait)) {
+		if !pause(ctx, jitter(wait), l.call) {
 			break
 		}
 	}
@@ -57,7 +57,10 @@ func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) bool { return pause(ctx, d, nil) }
+
+// pause waits for d, or until early says that it is over; false: ctx ended first.
+func pause(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
 	if d == 0 {
 		return ctx.Err() == nil
 	}
@@ -65,6 +68,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-early:
 		return true
 	case <-ctx.Done():
 		return false

@@ -46,6 +46,7 @@ type link struct {
 	wake chan struct{} // capacity 1: the writer has something to send
 	bulk chan struct{} // capacity bulkTransfers: there is a large payload to send
 	rest *rest
+	call chan struct{} // capacity 1: the peer lives, so it is worth dialing
 
 	mu      sync.Mutex
 	mine    end
@@ -78,7 +79,7 @@ type counters struct {
 
 func newLink(cfg *Config, node mtm.NodeID, addr string, r *rest) *link {
 	l := &link{cfg: cfg, node: node, addr: addr, rest: r, box: newInbox(cfg.MaxQueueBytes), wake: make(chan struct{}, 1),
-		bulk: make(chan struct{}, bulkTransfers), mine: end{cfg.Incarnation, 1}, changed: make(chan struct{}), first: 1}
+		call: make(chan struct{}, 1), bulk: make(chan struct{}, bulkTransfers), mine: end{cfg.Incarnation, 1}, changed: make(chan struct{}), first: 1}
 	l.large.reset()
 	l.inBulk = map[uint64]bool{}
 	return l
@@ -161,6 +162,9 @@ func (l *link) greeted(s *stream, theirs end) (mine end, received uint64, err er
 	}
 	l.in = s
 	l.joinLocked()
+	if l.out == nil {
+		signal(l.call)
+	}
 	return l.mine, l.inSeq, nil
 }
 

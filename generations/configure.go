@@ -47,17 +47,17 @@ func (m *Machine) maybeChange() {
 	switch {
 	case m.Joining() && m.caughtUp && g.Configured.Len() < mtm.MaxNodes:
 		gen := mtm.Generation{Members: g.Members.With(m.cfg.ID), Configured: g.Configured.With(m.cfg.ID)}
-		if m.OnlinePeers().Contains(g.Members) && m.cliqueOf(gen.Configured).Contains(gen.Members) {
+		if (m.OnlinePeers().Contains(g.Members) || m.cfg.AnyBase) && m.cliqueOf(gen.Configured).Contains(gen.Members) {
 			m.stand(gen, gen.Members, g.Num)
 		}
-	case m.Online() && m.dropping != 0:
+	case (m.Online() || m.cfg.AnyBase) && m.dropping != 0:
 		gen := mtm.Generation{Members: g.Members.Without(m.dropping), Configured: g.Configured.Without(m.dropping)}
 		voters := gen.Members
 		if !voters.IsMajorityOf(g.Configured) && !m.Sole() { // who goes on alone stands for a majority
 			voters = g.Members // the one that goes must agree
 		}
 		if gen.Members.IsMajorityOf(gen.Configured) && (voters.IsMajorityOf(g.Configured) || m.Sole()) &&
-			m.OnlinePeers().Contains(voters) && m.clique().Contains(voters) {
+			(m.OnlinePeers().Contains(voters) || m.cfg.AnyBase) && m.clique().Contains(voters) {
 			m.stand(gen, voters, g.Num)
 		}
 	}
@@ -76,12 +76,12 @@ func (m *Machine) acceptableChange(from mtm.NodeID, g mtm.Generation) bool {
 	if from == m.cfg.ID && m.Joining() {
 		return true
 	}
-	return m.Online() && m.cliqueOf(cur.Configured.Union(added)).Contains(g.Members)
+	return (m.Online() || m.cfg.AnyBase) && m.cliqueOf(cur.Configured.Union(added)).Contains(g.Members)
 }
 
 // sameBase is C1 at the candidate: who voted for a change is online in the generation that it starts from.
 func (m *Machine) sameBase(c *campaign) bool {
-	if c.base == 0 {
+	if c.base == 0 || m.cfg.AnyBase {
 		return true
 	}
 	for _, id := range c.voters.IDs() {

@@ -5,6 +5,7 @@ import "mtm"
 // Config is what a Machine must be told. Times are milliseconds.
 type Config struct {
 	ID        mtm.NodeID
+	AnyBase   bool           // a fault for tests: changes do not look whether anybody is online
 	Life      uint64         // of this process: differs from those of its earlier lives
 	Initial   mtm.Generation // the first generation, in which every member is online
 	Heartbeat uint64         // between two heartbeats; default 50
@@ -190,6 +191,17 @@ func (m *Machine) OnlinePeers() mtm.NodeSet {
 		}
 	}
 	return s
+}
+
+// Agreed reports whether every member is in reach and said that it is in this node's generation: after a restart a node
+// does not know yet whether the others have gone on without it.
+func (m *Machine) Agreed() bool {
+	for _, id := range m.st.Gen.Members.Without(m.cfg.ID).IDs() {
+		if p := m.peers[id]; p == nil || !p.up || !p.hasBeaten || p.beat.Gen.Num != m.st.Gen.Num {
+			return false
+		}
+	}
+	return true
 }
 
 // Behind reports whether somebody in reach was online in a later generation than this node, which must catch up first.

@@ -3,6 +3,7 @@ package logrep
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,8 @@ type applyJob struct {
 	age       uint64
 	payload   mtm.Payload
 	cancelled atomic.Bool
-	preparing bool // PREPARE TRANSACTION was sent; only the worker looks
+	crowded   atomic.Bool // cancelled to make room
+	preparing bool        // PREPARE TRANSACTION was sent; only the worker looks
 
 	// The rest belongs to Applier.mu.
 	started time.Time
@@ -115,10 +117,18 @@ func (a *Applier) dispatch() {
 	}
 }
 
-// pop takes the oldest job for w. Caller holds mu.
+// pop takes the next job for w: the first that came, or the oldest if there cannot be more workers. Caller holds mu.
 func (a *Applier) pop(w *applyWorker) *applyJob {
-	job := a.queue[0]
-	a.queue = a.queue[1:]
+	first := 0
+	if a.workers >= a.cfg.MaxWorkers {
+		first = a.oldest()
+	}
+	job := a.queue[first]
+	if first == 0 {
+		a.queue = a.queue[1:]
+	} else {
+		a.queue = slices.Delete(a.queue, first, first+1)
+	}
 	job.started = time.Now()
 	job.probe, job.wait = job.started.Add(a.cfg.Grace), probeFirst
 	a.running[w] = job
@@ -190,6 +200,48 @@ func (a *Applier) hire() *applyWorker {
 	a.workers++
 	w.jobs <- a.pop(w)
 	return w
+}
+
+// oldest is the place in the queue of its oldest job, which is not empty. Caller holds mu.
+func (a *Applier) oldest() int {
+	first := 0
+	for i, job := range a.queue {
+		if job.older(a.queue[first]) {
+			first = i
+		}
+	}
+	return first
+}
+
+// older is the total order of coordinator, by which conflicts are settled.
+func (j *applyJob) older(k *applyJob) bool {
+	switch {
+	case j.gid.Gen != k.gid.Gen:
+		return j.gid.Gen < k.gid.Gen
+	case j.age != k.age:
+		return j.age < k.age
+	}
+	return j.gid.Less(k.gid)
+}
+
+// makeRoom refuses the youngest job if every worker there may be waits for a lock, while an older one is queued: others may
+// wait for that one, and nobody could tell. So the oldest of all always gets on. Caller holds mu.
+func (a *Applier) makeRoom() {
+	if len(a.queue) == 0 || a.blocked < a.cfg.MaxWorkers {
+		return
+	}
+	youngest := a.queue[a.oldest()]
+	for _, job := range a.running {
+		if youngest.older(job) {
+			youngest = job
+		}
+	}
+	if youngest.blocked && !youngest.isCancelled() {
+		youngest.crowded.Store(true)
+		youngest.cancelled.Store(true)
+		youngest.probe = time.Time{}
+		signal(a.look)
+	}
 }
 
 // waits: PostgreSQL says that w waits for a lock.

@@ -22,6 +22,9 @@ type ddlMessage struct {
 	SessionUser string            `json:"session_user"` // empty: ours
 	SearchPath  string            `json:"search_path"`
 	Settings    map[string]string `json:"settings"`
+	// Of CREATE TABLE … AS EXECUTE: the name of the prepared statement, and the PREPARE that makes it.
+	Prepared string `json:"prepared,omitempty"`
+	Prepare  string `json:"prepare,omitempty"`
 }
 
 // These belong to the worker, whatever the client had.
@@ -62,14 +65,18 @@ func (t *applyTxn) ddl(content []byte) error {
 	if err := t.drain(); err != nil {
 		return err
 	}
-	for _, sql := range []string{d.enter(), text, d.leave()} {
+	run := []string{d.enter(), text, d.leave()}
+	if d.Prepare != "" {
+		run = []string{d.enter(), d.deallocate(), d.Prepare, text, d.deallocate(), d.leave()}
+	}
+	for _, sql := range run {
 		t.fe.SendQuery(&pgproto3.Query{String: sql})
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
 	var first error
-	for range 3 {
+	for range run {
 		err := t.simpleAnswer()
 		if _, broken := err.(*brokenError); broken {
 			return err
@@ -135,6 +142,12 @@ func (d *ddlMessage) enter() string {
 		fmt.Fprintf(&b, "SET LOCAL ROLE %s;", quoteIdent(d.Role))
 	}
 	return b.String()
+}
+
+// deallocate forgets the client's prepared statement, if there is one: a transaction that failed may have left it.
+func (d *ddlMessage) deallocate() string {
+	return "DO " + quoteLiteral("BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE name = "+
+		quoteLiteral(d.Prepared)+") THEN DEALLOCATE "+quoteIdent(d.Prepared)+"; END IF; END")
 }
 
 // leave undoes enter: reset_val is what the worker's connection started with.

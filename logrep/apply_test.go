@@ -125,6 +125,37 @@ func TestWaitingWorkersDoNotHoldOthers(t *testing.T) {
 	}
 }
 
+// TestTheOldestIsApplied: it may be what all others wait for, so it finds a worker, however many wait.
+func TestTheOldestIsApplied(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT g, 0 FROM generate_series(1, 9) g")
+	cfg := p.b.cfg
+	cfg.MaxWorkers = 2
+	sink := newTestSink()
+	applier := NewApplier(cfg, sink)
+	p.run(applier.Run)
+	p.b.exec("BEGIN; UPDATE t SET v = 9 WHERE id < 5; PREPARE TRANSACTION 'mtm-2-1-77'")
+	var jobs []captured
+	for i, id := range []int{1, 2, 3, 9} {
+		jobs = append(jobs, p.prepare(fmt.Sprintf("UPDATE t SET v = 1 WHERE id = %d", id)))
+		applier.Apply(jobs[i].gid, []uint64{20, 30, 40, 10}[i], jobs[i].p) // the last is the oldest
+		if i < cfg.MaxWorkers {
+			until(t, "it waits", func() bool { return wait(t, sink.blocked, "Blocked")[0] == jobs[i].gid })
+		}
+	}
+	refused := wait(t, sink.applied, "Applied")
+	require.Equal(t, jobs[1].gid, refused.gid)
+	require.Equal(t, mtm.CodeSerialization, refused.err.Code)
+	require.Contains(t, refused.err.Detail, "too many")
+	require.Equal(t, applied{gid: jobs[3].gid}, wait(t, sink.applied, "Applied"))
+	p.b.exec("ROLLBACK PREPARED 'mtm-2-1-77'")
+	for range 2 {
+		require.Nil(t, wait(t, sink.applied, "Applied").err)
+	}
+	for i, c := range jobs {
+		p.finish(c.gid, i != 1)
+	}
+}
+
 func TestApplyAgainAfterARestart(t *testing.T) {
 	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0)")
 	c := p.prepare("UPDATE t SET v = 1")

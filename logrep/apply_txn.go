@@ -29,6 +29,10 @@ type applyTxn struct {
 	copying  bool   // they go by COPY: it is open
 	copyBuf  []byte // rows not written yet
 
+	gone      []*rowChange // consecutive DELETEs by content, of one table, not sent yet
+	goneKeys  []string     // their rows
+	goneBytes int
+
 	skip int // depth of DDL whose own row changes are not applied
 
 	state    *catalogState // what is known of tables
@@ -87,6 +91,9 @@ func (t *applyTxn) prepare() error {
 	if err := t.endRun(); err != nil {
 		return err
 	}
+	if err := t.endGone(); err != nil {
+		return err
+	}
 	if err := t.checkReferences(); err != nil {
 		return err
 	}
@@ -114,6 +121,11 @@ func (t *applyTxn) prepare() error {
 func (t *applyTxn) frame(f frame) error {
 	if t.skip > 0 && f.kind != 'M' && f.kind != 'R' {
 		return nil
+	}
+	if f.kind != 'D' && len(t.gone) > 0 {
+		if err := t.endGone(); err != nil {
+			return err
+		}
 	}
 	if f.kind == 'I' {
 		return t.insert(f.body)
@@ -188,6 +200,9 @@ func (t *applyTxn) delete(m *pgoutput.Delete) error {
 	}
 	c := &rowChange{rel: rel}
 	if err := c.identify(m.OldKind, m.Old); err != nil {
+		return err
+	}
+	if held, err := t.hold(c, m); held || err != nil {
 		return err
 	}
 	return t.change(c)
@@ -303,6 +318,13 @@ func (t *applyTxn) truncate(m *pgoutput.Truncate) error {
 			names = append(names, "ONLY "+rel.name)
 		}
 	}
+	if len(names) > 1 {
+		parents, err := t.wholePartitioned(names)
+		if err != nil {
+			return err
+		}
+		names = append(names, parents...)
+	}
 	sql := "TRUNCATE " + strings.Join(names, ", ")
 	if m.RestartIdentity {
 		sql += " RESTART IDENTITY"
@@ -312,4 +334,18 @@ func (t *applyTxn) truncate(m *pgoutput.Truncate) error {
 	}
 	t.sendOnce(sql, sentStmt{})
 	return nil
+}
+
+// wholePartitioned lists the partitioned tables of which every leaf is among tables, as truncate names them. The stream names
+// leaves only, and a foreign key that belongs to a partitioned table wants that one truncated too.
+func (t *applyTxn) wholePartitioned(tables []string) ([]string, error) {
+	quoted := make([]string, len(tables))
+	for i, name := range tables {
+		quoted[i] = quoteLiteral(strings.TrimPrefix(name, "ONLY "))
+	}
+	return t.rows("WITH listed AS (SELECT pg_catalog.to_regclass(n) AS r FROM pg_catalog.unnest(ARRAY[" + strings.Join(quoted, ", ") +
+		"]::pg_catalog.text[]) n) SELECT DISTINCT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) " +
+		"FROM listed, pg_catalog.pg_partition_ancestors(r) a (relid) JOIN pg_catalog.pg_class c ON c.oid = a.relid " +
+		"JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'p' AND NOT EXISTS (" +
+		"SELECT FROM pg_catalog.pg_partition_tree(a.relid) l WHERE l.isleaf AND l.relid NOT IN (SELECT r FROM listed))")
 }

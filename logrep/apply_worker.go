@@ -40,6 +40,8 @@ func (a *Applier) report(job *applyJob, err error) *mtm.Error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, errCancelled) && job.crowded.Load():
+		return mtm.Conflict(fmt.Sprintf("node %d: too many transactions wait for locks of others", a.cfg.Node))
 	case errors.Is(err, errCancelled):
 		return mtm.Conflict(fmt.Sprintf("node %d: cancelled", a.cfg.Node))
 	}

@@ -17,6 +17,19 @@ func withoutRows(text string) (sql string, ok bool) {
 		return text, false
 	}
 	tokens := topLevel(text, scanned.Tokens)
+	if len(tokens) > 0 && tokens[0].Token == pg_query.Token_EXPLAIN { // ANALYZE, or it would not be here
+		for k, tok := range tokens {
+			switch tok.Token {
+			case pg_query.Token_CREATE, pg_query.Token_SELECT, pg_query.Token_WITH, pg_query.Token_VALUES:
+				return withoutRows(text[tok.Start:])
+			case pg_query.Token_EXPLAIN, pg_query.Token_ANALYZE, pg_query.Token_ANALYSE, pg_query.Token_VERBOSE:
+				if k < 3 {
+					continue
+				}
+			}
+			break
+		}
+	}
 	if len(tokens) == 0 {
 		return text, false
 	}

@@ -67,6 +67,20 @@ func TestDDLRunsInTheSurroundingsOfItsClient(t *testing.T) {
 	p.same("s.t")
 }
 
+func TestTableAsExecute(t *testing.T) {
+	p := newPair(t)
+	p.a.exec("PREPARE q (int) AS SELECT random() AS r, $1 AS i")
+	for i, sql := range []string{"CREATE TABLE e AS EXECUTE q(5)", "EXPLAIN (ANALYZE, COSTS OFF) CREATE TABLE f AS EXECUTE q(6)",
+		"EXPLAIN ANALYZE VERBOSE CREATE TABLE g AS SELECT random() AS r"} {
+		d := ddlMessage{Text: sql}
+		if i < 2 {
+			d.Prepared, d.Prepare = "q", "PREPARE q (int) AS SELECT random() AS r, $1 AS i;"
+		}
+		p.commit(ddl(d)...)
+	}
+	require.Equal(t, 3, p.same("e", "f", "g"))
+}
+
 func TestRowsThatDDLMadeAreEqual(t *testing.T) {
 	p := newPair(t, "CREATE TABLE src (id int PRIMARY KEY); INSERT INTO src SELECT generate_series(1, 100)")
 	for _, sql := range []string{

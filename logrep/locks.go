@@ -189,6 +189,7 @@ func (m *lockMonitor) mark(probes []suspect, waits []lockWait) {
 			m.blocked--
 		}
 	}
+	m.makeRoom()
 	m.dispatch()
 }
 

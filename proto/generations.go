@@ -86,6 +86,8 @@ func encodeRecovery(r mtm.Record) *mtmpb.Record {
 			Deps: encodeDeps(r.Deps), Payload: encodePayload(r.Payload), At: r.At}}}
 	case mtm.RecVoid:
 		return &mtmpb.Record{Body: &mtmpb.Record_Void{Void: &mtmpb.RecVoid{Above: r.Above}}}
+	case mtm.RecBase:
+		return &mtmpb.Record{Body: &mtmpb.Record_Base{Base: &mtmpb.RecBase{Have: encodeHave(r.Have)}}}
 	case mtm.RecHave:
 		return &mtmpb.Record{Body: &mtmpb.Record_Have{Have: &mtmpb.RecHave{
 			Origin: uint32(r.Origin), Spans: encodeSpans(r.Spans)}}}
@@ -109,6 +111,8 @@ func (d *decoder) recovery(p *mtmpb.Record) mtm.Record {
 			Payload: d.payload(r.GetPayload()), At: r.GetAt()}
 	case *mtmpb.Record_Void:
 		return mtm.RecVoid{Above: b.Void.GetAbove()}
+	case *mtmpb.Record_Base:
+		return mtm.RecBase{Have: d.have(b.Base.GetHave())}
 	case *mtmpb.Record_Have:
 		return mtm.RecHave{Origin: d.node(b.Have.GetOrigin()), Spans: d.spans(b.Have.GetSpans())}
 	}

@@ -26,14 +26,14 @@ var gen = mtm.Generation{Num: 3, Members: mtm.Nodes(1, 2), Configured: mtm.Nodes
 
 // bodies holds every message type at least once.
 var bodies = []mtm.Body{
-	mtm.Prepare{GID: gid, Age: 1, Deps: deps, Payload: inline},
+	mtm.Prepare{GID: gid, Age: 1, Deps: deps, Payload: inline, Acceptors: mtm.Nodes(1, 16)},
 	mtm.Prepare{GID: gid, Payload: spill},
 	mtm.Prepare{GID: gid},
 	mtm.Vote{GID: gid},
 	mtm.Vote{GID: gid, Err: &mtm.Error{Code: "23505", Msg: "m", Detail: "d", Hint: "h"}},
-	mtm.Accept{GID: gid, Ballot: mtm.Ballot{N: 0, Node: 3}, Commit: true},
+	mtm.Accept{GID: gid, Ballot: mtm.Ballot{N: 0, Node: 3}, Commit: true, Acceptors: mtm.Nodes(2)},
 	mtm.Accepted{GID: gid, Ballot: ballot},
-	mtm.Collect{GID: gid, Ballot: ballot},
+	mtm.Collect{GID: gid, Ballot: ballot, Acceptors: mtm.Nodes(1, 2, 3)},
 	mtm.Promised{GID: gid, Ballot: ballot},
 	mtm.Promised{GID: gid, Ballot: ballot, Accepted: mtm.Ballot{N: 0, Node: 3}, AcceptedCommit: true},
 	mtm.Rejected{GID: gid, Ballot: ballot, Promised: mtm.Ballot{N: 10, Node: 1}},
@@ -49,17 +49,17 @@ var bodies = []mtm.Body{
 	mtm.Elected{Gen: gen, Donors: mtm.Nodes(1)},
 	mtm.Recover{Stream: 1, Gen: 2, LastOnline: 1, Undecided: []mtm.GID{gid},
 		Have: []mtm.OriginHave{{Origin: 2, Upto: 7, Above: []mtm.Span{{First: 9, Last: 9}, {First: 11, Last: 20}}}}},
-	mtm.RecoverTxn{Stream: 1, Seq: 2, Life: 3, GID: gid, Age: 4, Deps: deps, Payload: inline, Fate: mtm.FateAborted},
+	mtm.RecoverTxn{Stream: 1, Seq: 2, Life: 3, GID: gid, Age: 4, Deps: deps, Payload: inline, Fate: mtm.FateAborted, Acceptors: mtm.Nodes(4)},
 	mtm.RecoverAck{Stream: 1, Seq: 2},
 	mtm.RecoverDone{Stream: 1, Seq: 2, Life: 3, Gen: 4, Behind: 5, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
 }
 
 // records holds every record type at least once.
 var records = []mtm.Record{
-	mtm.RecPrepare{GID: gid, Age: 1, Deps: deps, Payload: inline, LSN: 0x16B374D848},
+	mtm.RecPrepare{GID: gid, Age: 1, Deps: deps, Payload: inline, LSN: 0x16B374D848, Acceptors: mtm.Nodes(1, 2)},
 	mtm.RecPrepare{GID: gid, Payload: spill},
-	mtm.RecPromise{GID: gid, Ballot: ballot},
-	mtm.RecAccept{GID: gid, Ballot: mtm.Ballot{Node: 3}, Commit: true},
+	mtm.RecPromise{GID: gid, Ballot: ballot, Acceptors: mtm.Nodes(5)},
+	mtm.RecAccept{GID: gid, Ballot: mtm.Ballot{Node: 3}, Commit: true, Acceptors: mtm.Nodes(6)},
 	mtm.RecDecide{GID: gid, Commit: true},
 	mtm.RecReserve{Upto: 1},
 	mtm.RecForget{Origin: 2, Upto: 3},
@@ -71,6 +71,7 @@ var records = []mtm.Record{
 	mtm.RecMark{Gen: gen, Prepared: []mtm.GID{gid}, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
 	mtm.RecRecover{GID: gid, Age: 4, Deps: deps, Payload: inline, At: 9},
 	mtm.RecVoid{Above: 8},
+	mtm.RecBase{Have: []mtm.OriginHave{{Origin: 2, Upto: 7, Above: []mtm.Span{{First: 9, Last: 12}}}}},
 	mtm.RecHave{Origin: 2, Spans: []mtm.Span{{First: 9, Last: 9}}},
 }
 

@@ -76,12 +76,24 @@ for n in 1 2 3; do
 done
 
 say "8. Every row of every table, on every node"
-"$mtmctl" devcluster compare --dir "$dir"
+"$mtmctl" devcluster compare --dir "$dir" --wait 10s
 on 1 "SELECT count(*) AS history FROM pgbench_history"
 on 2 "SELECT count(*) AS history FROM pgbench_history"
 on 3 "SELECT count(*) AS history FROM pgbench_history"
 
-say "9. Stop"
+say "9. A power cut on node 3: its PostgreSQL and its mtmd are killed"
+"$mtmctl" devcluster kill --dir "$dir" --node 3 --what both
+on 1 "INSERT INTO book (title, written_on) VALUES ('Written while node 3 was dead', 1) RETURNING *"
+on 2 "SELECT my_node_id, status, gen_num, gen_members FROM mtm.status()"
+on 2 "UPDATE book SET title = title || ' (2nd edition)' WHERE written_on = 2 RETURNING *"
+
+say "10. It comes back, catches up by itself, and has the rows"
+"$mtmctl" devcluster start-node --dir "$dir" --node 3 --wait 1m
+on 3 "SELECT * FROM book ORDER BY id"
+on 3 "SELECT my_node_id, status, gen_num, gen_members FROM mtm.status()"
+"$mtmctl" devcluster compare --dir "$dir" --wait 10s
+
+say "11. Stop"
 "$mtmctl" devcluster stop --dir "$dir" --all
 "$mtmctl" devcluster info --dir "$dir"
 echo

@@ -36,6 +36,7 @@ step "unit tests" go test -count=1 -timeout 10m $others
 if [ -d testcluster/sim ]; then
 	step "simulator, $SEEDS seeds" go run ./testcluster/sim -seeds "$SEEDS"
 	step "simulator with elections and recovery, $((SEEDS / 10)) seeds" go run ./testcluster/sim -elections -seeds $((SEEDS / 10))
+	step "simulator with nodes added and dropped, $((SEEDS / 40)) seeds" go run ./testcluster/sim -members -seeds $((SEEDS / 40))
 	step "simulator with a referee, $((SEEDS / 5)) seeds" go run ./testcluster/sim -referee -seeds $((SEEDS / 5))
 fi
 step "real clusters" go test -count=1 -p 1 -timeout 20m $clusters

@@ -54,6 +54,11 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		out = s.d.report()
 	case "nodes":
 		out = s.d.nodes()
+	case "drop_node":
+		var drop dropRequest
+		if err = json.Unmarshal(req.GetJson(), &drop); err == nil {
+			out, err = s.d.dropNode(ctx, drop.Drop)
+		}
 	default:
 		return nil, grpcstatus.Errorf(codes.Unimplemented, "this mtmd (%s) has no method %q", version, req.GetMethod())
 	}

@@ -304,6 +304,9 @@ func refusalOf(s coordinator.Status, referee bool) *mtm.Error {
 		return mtm.NotOnline(s.Status, fmt.Sprintf("Nodes %v are out of reach: it is not in touch with a majority.",
 			s.Generation.Configured.Minus(s.Connected)))
 	}
+	if s.Dropped {
+		return droppedError()
+	}
 	detail := ""
 	if s.Behind > 0 {
 		detail = fmt.Sprintf("It is %d bytes behind.", s.Behind)
@@ -315,7 +318,7 @@ const (
 	startupRetry = 500 * time.Millisecond
 	// leaseTime is how long an acknowledged heartbeat lets a node answer reads. It is no setting: it must be the same
 	// on all nodes.
-	leaseTime = 250 * time.Millisecond
+	leaseTime = 200 * time.Millisecond
 	// maxSilence is what elections can use of heartbeat_recv_timeout: under four leases.
 	maxSilence   = 4*leaseTime - time.Millisecond
 	recoverAfter = time.Second // silence of a donor after which another is asked

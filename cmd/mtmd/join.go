@@ -190,6 +190,9 @@ func (d *daemon) nodes() []nodeReport {
 	}
 	status := l.status.Load()
 	for _, n := range l.cluster.Nodes {
+		if status != nil && !status.Generation.Configured.Has(n.ID) {
+			continue // dropped
+		}
 		rows = append(rows, nodeReport{
 			ID: int(n.ID), Conninfo: schema.RedactConnInfo(n.Conninfo), Peer: n.Peer, IsSelf: n.ID == d.cfg.NodeID,
 			Enabled: status != nil && status.Generation.Members.Has(n.ID), Connected: status != nil && status.Connected.Has(n.ID),

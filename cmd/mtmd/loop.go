@@ -51,7 +51,7 @@ type loop struct {
 }
 
 const (
-	tickEvery       = 20 * time.Millisecond
+	tickEvery       = 10 * time.Millisecond
 	freshFor        = 5       // milliseconds: the brain is told the time before a batch of events, if it was told it longer ago
 	checkpointEvery = 200_000 // records
 )
@@ -172,7 +172,7 @@ func (l *loop) checkpoint() {
 
 func sameStatus(a, b coordinator.Status) bool {
 	return a.Status == b.Status && a.Connected == b.Connected && a.Generation == b.Generation && a.Online == b.Online &&
-		a.Donor == b.Donor && a.Behind == b.Behind
+		a.Donor == b.Donor && a.Behind == b.Behind && a.Dropped == b.Dropped
 }
 
 // hand starts what may start at once, and queues the rest.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,4 +53,49 @@ func TestCheckpointForgetsNothingOfItsBatch(t *testing.T) {
 	for _, a := range again.Ready().Do {
 		require.NotEqual(t, coordinator.Finish{GID: gid}, a, "a transaction that this node voted for is rolled back")
 	}
+}
+
+// After a pause of the process the brain hears the time before anything that waited meanwhile, and whoever reads hears of
+// the lease before anything that was decided leaves.
+func TestTimeComesFirstAndTheLeaseBeforeAnythingIsSent(t *testing.T) {
+	j, err := journal.Open(t.TempDir(), journal.Options{})
+	require.NoError(t, err)
+	defer j.Close()
+	all := mtm.Nodes(1, 2, 3)
+	node := coordinator.New(coordinator.Config{ID: 1, Generation: mtm.Generation{Num: 1, Members: all, Configured: all}, Elections: true, Incarnation: 1})
+	node.Start(nil)
+	mail := newMailbox()
+	var told, tooEarly atomic.Bool
+	sent := make(chan mtm.Message, 100)
+	h := hands{reply: func(coordinator.Reply) {}, mark: func(mtm.GID, string) {}, act: func(coordinator.Action) {}}
+	h.send = func(m mtm.Message) {
+		if !told.Load() {
+			tooEarly.Store(true)
+		}
+		sent <- m
+	}
+	c := newClock()
+	c.zero -= 5e9 // five seconds of SIGSTOP
+	l := newLoop(node, mail, j, h, newMetrics(), slog.New(slog.DiscardHandler), c)
+	l.lease = func(uint64) { told.Store(true) }
+	mail.post(coordinator.PeerUp{Node: 2, Incarnation: 1})
+	mail.post(coordinator.Tick{Now: 40}) // of before the pause
+	beat := mtm.Heartbeat{Sent: 7, Gen: mtm.Generation{Num: 1, Members: all, Configured: all}, Donors: all, LastOnline: 1, Connected: all}
+	mail.post(coordinator.Received{Message: mtm.Message{From: 2, To: 1, Body: beat}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	var acked, beaten bool
+	for !acked || !beaten {
+		switch b := (<-sent).Body.(type) {
+		case mtm.HeartbeatAck:
+			acked = b.Sent == 7
+		case mtm.Heartbeat:
+			require.GreaterOrEqual(t, b.Sent, uint64(5000), "a heartbeat with the time of before the pause")
+			beaten = true
+		}
+	}
+	cancel()
+	<-done
+	require.False(t, tooEarly.Load())
 }

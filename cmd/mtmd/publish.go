@@ -20,6 +20,8 @@ type publisher struct {
 	d       *daemon
 	cluster *clusterState
 	news    chan coordinator.Status
+
+	configured mtm.NodeSet // as mtm.nodes() shows it; none: not known
 }
 
 func newPublisher(d *daemon, cluster *clusterState) *publisher {
@@ -102,7 +104,16 @@ func (p *publisher) publish(ctx context.Context, conn *pgx.Conn, s coordinator.S
 	state := schema.State{
 		Status: s.Status, Connected: s.Connected, Generation: s.Generation, Online: s.Online, Donor: s.Donor, Behind: s.Behind,
 	}
+	if p.configured != s.Generation.Configured {
+		if err := schema.SetNodes(ctx, conn, p.cluster.configuredNodes(s.Generation)); err != nil {
+			return err
+		}
+		p.configured = s.Generation.Configured
+	}
 	for _, n := range p.cluster.Nodes {
+		if !s.Generation.Configured.Has(n.ID) {
+			continue // dropped
+		}
 		mode := schema.ReceiverDisabled
 		switch {
 		case n.ID == s.Donor:
@@ -148,7 +159,10 @@ func (d *daemon) report() report {
 	}
 	s := l.status.Load()
 	r.Status, r.Detail = string(s.Status), ""
-	if missing := s.Generation.Members.Minus(s.Connected); missing != 0 {
+	if s.Dropped {
+		r.Detail = droppedDetail
+	}
+	if missing := s.Generation.Members.Minus(s.Connected); missing != 0 && !s.Dropped {
 		r.Detail = fmt.Sprintf("nodes %v are out of reach", missing)
 	}
 	if r.Referee = l.referee.report(); s.Generation.Sole() && s.Generation.Members.Has(d.cfg.NodeID) {

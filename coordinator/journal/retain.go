@@ -41,6 +41,7 @@ func (r Retention) withDefaults() Retention {
 type gone struct {
 	Commits spanSets              // transactions that they said to be committed, and a few that they did not (see goneSpans)
 	Highest map[mtm.NodeID]uint64 // of those that they were about
+	Marks   map[mtm.NodeID]uint64 // as in summary
 }
 
 // goneSpans bounds the gaps that are remembered, per origin. They are numbers of transactions that aborted; who is asked
@@ -63,12 +64,20 @@ func (j *Journal) loadGone() (g gone, err error) {
 	if g.Highest == nil {
 		g.Highest = map[mtm.NodeID]uint64{}
 	}
+	if g.Marks == nil {
+		g.Marks = map[mtm.NodeID]uint64{}
+	}
 	return g, nil
 }
 
 // with is g and what s says.
 func (g gone) with(s *summary) gone {
-	next := gone{Commits: spanSets{}, Highest: map[mtm.NodeID]uint64{}}
+	next := gone{Commits: spanSets{}, Highest: map[mtm.NodeID]uint64{}, Marks: map[mtm.NodeID]uint64{}}
+	for _, marks := range []map[mtm.NodeID]uint64{g.Marks, s.Marks} {
+		for id, num := range marks {
+			next.Marks[id] = max(next.Marks[id], num)
+		}
+	}
 	next.Commits.addAll(g.Commits)
 	next.Commits.addAll(s.Commits)
 	for origin, list := range next.Commits {

@@ -191,6 +191,9 @@ func (s *stream) start() (uint64, error) {
 	}
 	s.j.mu.Lock()
 	defer s.j.mu.Unlock()
+	if num, ok := s.j.gone.Marks[s.to]; ok && num >= s.req.Gen {
+		return 0, fmt.Errorf("%w: the mark of generation %d, for which node %d waits", ErrTruncated, s.req.Gen, s.to)
+	}
 	if !s.have.covers(s.j.gone.Commits) {
 		return 0, fmt.Errorf("%w: node %d lacks transactions of before record %d", ErrTruncated, s.to, s.j.first)
 	}
@@ -199,7 +202,7 @@ func (s *stream) start() (uint64, error) {
 
 // needless: the other has all of the segment, and no mark in it counts.
 func (s *stream) needless(sum *summary) bool {
-	if sum.Mark >= s.req.Gen && sum.Mark > 0 || !s.have.covers(sum.Touched) {
+	if num, ok := sum.Marks[s.to]; ok && num >= s.req.Gen || !s.have.covers(sum.Touched) {
 		return false
 	}
 	for gid := range s.named {
@@ -389,7 +392,7 @@ func (s *stream) tell(ctx context.Context, rec mtm.RecPrepare, fate mtm.Fate) er
 		return err
 	}
 	s.put(mtm.RecoverTxn{Stream: s.req.Stream, Life: s.life, Seq: s.next(), GID: rec.GID, Age: rec.Age, Deps: rec.Deps,
-		Payload: rec.Payload, Fate: fate}, size, over)
+		Payload: rec.Payload, Fate: fate, Acceptors: rec.Acceptors}, size, over)
 	return nil
 }
 

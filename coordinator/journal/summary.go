@@ -17,10 +17,10 @@ import (
 // summary says what the records of one segment are about, so that a search need not read it. That of the last segment
 // is in memory; those of the others are files, which may be lost: they are made again from the segment.
 type summary struct {
-	Touched spanSets            // transactions with a payload or an outcome in it
-	Commits spanSets            // those that it says to be committed
-	Spills  map[string]spillRef // spill files that it names
-	Mark    uint64              // the highest generation of which it holds the mark; 0: none
+	Touched spanSets              // transactions with a payload or an outcome in it
+	Commits spanSets              // those that it says to be committed
+	Spills  map[string]spillRef   // spill files that it names
+	Marks   map[mtm.NodeID]uint64 // per member, the highest generation of which it holds the mark
 }
 
 // spillRef is where a spill file is named last.
@@ -30,7 +30,7 @@ type spillRef struct {
 }
 
 func newSummary() *summary {
-	return &summary{Touched: spanSets{}, Commits: spanSets{}, Spills: map[string]spillRef{}}
+	return &summary{Touched: spanSets{}, Commits: spanSets{}, Spills: map[string]spillRef{}, Marks: map[mtm.NodeID]uint64{}}
 }
 
 // fact is what a summary keeps of one record.
@@ -39,7 +39,7 @@ type fact struct {
 	commits bool
 	spill   string
 	size    int64
-	mark    uint64
+	mark    mtm.Generation // num 0: none
 }
 
 func factOf(r mtm.Record) fact {
@@ -51,13 +51,15 @@ func factOf(r mtm.Record) fact {
 	case mtm.RecDecide:
 		return fact{gid: r.GID, commits: r.Commit}
 	case mtm.RecMark:
-		return fact{mark: r.Gen.Num}
+		return fact{mark: r.Gen}
 	}
 	return fact{}
 }
 
 func (s *summary) note(index uint64, f fact) {
-	s.Mark = max(s.Mark, f.mark)
+	for _, id := range f.mark.Members.IDs() {
+		s.Marks[id] = max(s.Marks[id], f.mark.Num)
+	}
 	if f.gid.IsZero() {
 		return
 	}

@@ -2854,6 +2854,7 @@ type Record struct {
 	//	*Record_Recover
 	//	*Record_Void
 	//	*Record_Have
+	//	*Record_Base
 	Body          isRecord_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3013,6 +3014,15 @@ func (x *Record) GetHave() *RecHave {
 	return nil
 }
 
+func (x *Record) GetBase() *RecBase {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Base); ok {
+			return x.Base
+		}
+	}
+	return nil
+}
+
 type isRecord_Body interface {
 	isRecord_Body()
 }
@@ -3069,6 +3079,10 @@ type Record_Have struct {
 	Have *RecHave `protobuf:"bytes,13,opt,name=have,proto3,oneof"`
 }
 
+type Record_Base struct {
+	Base *RecBase `protobuf:"bytes,14,opt,name=base,proto3,oneof"`
+}
+
 func (*Record_Prepare) isRecord_Body() {}
 
 func (*Record_Promise) isRecord_Body() {}
@@ -3094,6 +3108,8 @@ func (*Record_Recover) isRecord_Body() {}
 func (*Record_Void) isRecord_Body() {}
 
 func (*Record_Have) isRecord_Body() {}
+
+func (*Record_Base) isRecord_Body() {}
 
 type RecPrepare struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3807,6 +3823,50 @@ func (x *RecVoid) GetAbove() uint64 {
 	return 0
 }
 
+type RecBase struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Have          []*OriginHave          `protobuf:"bytes,1,rep,name=have,proto3" json:"have,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecBase) Reset() {
+	*x = RecBase{}
+	mi := &file_mtm_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecBase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecBase) ProtoMessage() {}
+
+func (x *RecBase) ProtoReflect() protoreflect.Message {
+	mi := &file_mtm_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecBase.ProtoReflect.Descriptor instead.
+func (*RecBase) Descriptor() ([]byte, []int) {
+	return file_mtm_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RecBase) GetHave() []*OriginHave {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
 type RecHave struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        uint32                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -3817,7 +3877,7 @@ type RecHave struct {
 
 func (x *RecHave) Reset() {
 	*x = RecHave{}
-	mi := &file_mtm_proto_msgTypes[54]
+	mi := &file_mtm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3889,7 @@ func (x *RecHave) String() string {
 func (*RecHave) ProtoMessage() {}
 
 func (x *RecHave) ProtoReflect() protoreflect.Message {
-	mi := &file_mtm_proto_msgTypes[54]
+	mi := &file_mtm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3902,7 @@ func (x *RecHave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecHave.ProtoReflect.Descriptor instead.
 func (*RecHave) Descriptor() ([]byte, []int) {
-	return file_mtm_proto_rawDescGZIP(), []int{54}
+	return file_mtm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RecHave) GetOrigin() uint32 {
@@ -4062,7 +4122,7 @@ const file_mtm_proto_rawDesc = "" +
 	"\n" +
 	"RecoverAck\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\x81\x05\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xa8\x05\n" +
 	"\x06Record\x12.\n" +
 	"\aprepare\x18\x01 \x01(\v2\x12.mtm.v1.RecPrepareH\x00R\aprepare\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x12.mtm.v1.RecPromiseH\x00R\apromise\x12+\n" +
@@ -4081,7 +4141,8 @@ const file_mtm_proto_rawDesc = "" +
 	" \x01(\v2\x0f.mtm.v1.RecMarkH\x00R\x04mark\x12.\n" +
 	"\arecover\x18\v \x01(\v2\x12.mtm.v1.RecRecoverH\x00R\arecover\x12%\n" +
 	"\x04void\x18\f \x01(\v2\x0f.mtm.v1.RecVoidH\x00R\x04void\x12%\n" +
-	"\x04have\x18\r \x01(\v2\x0f.mtm.v1.RecHaveH\x00R\x04haveB\x06\n" +
+	"\x04have\x18\r \x01(\v2\x0f.mtm.v1.RecHaveH\x00R\x04have\x12%\n" +
+	"\x04base\x18\x0e \x01(\v2\x0f.mtm.v1.RecBaseH\x00R\x04baseB\x06\n" +
 	"\x04body\"\xde\x01\n" +
 	"\n" +
 	"RecPrepare\x12\x1d\n" +
@@ -4136,7 +4197,9 @@ const file_mtm_proto_rawDesc = "" +
 	"\apayload\x18\x04 \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x0e\n" +
 	"\x02at\x18\x05 \x01(\x04R\x02at\"\x1f\n" +
 	"\aRecVoid\x12\x14\n" +
-	"\x05above\x18\x01 \x01(\x04R\x05above\"E\n" +
+	"\x05above\x18\x01 \x01(\x04R\x05above\"1\n" +
+	"\aRecBase\x12&\n" +
+	"\x04have\x18\x01 \x03(\v2\x12.mtm.v1.OriginHaveR\x04have\"E\n" +
 	"\aRecHave\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\rR\x06origin\x12\"\n" +
 	"\x05spans\x18\x02 \x03(\v2\f.mtm.v1.SpanR\x05spans2d\n" +
@@ -4159,7 +4222,7 @@ func file_mtm_proto_rawDescGZIP() []byte {
 	return file_mtm_proto_rawDescData
 }
 
-var file_mtm_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_mtm_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_mtm_proto_goTypes = []any{
 	(*AdminRequest)(nil),     // 0: mtm.v1.AdminRequest
 	(*AdminResponse)(nil),    // 1: mtm.v1.AdminResponse
@@ -4215,116 +4278,119 @@ var file_mtm_proto_goTypes = []any{
 	(*RecMark)(nil),          // 51: mtm.v1.RecMark
 	(*RecRecover)(nil),       // 52: mtm.v1.RecRecover
 	(*RecVoid)(nil),          // 53: mtm.v1.RecVoid
-	(*RecHave)(nil),          // 54: mtm.v1.RecHave
+	(*RecBase)(nil),          // 54: mtm.v1.RecBase
+	(*RecHave)(nil),          // 55: mtm.v1.RecHave
 }
 var file_mtm_proto_depIdxs = []int32{
-	2,  // 0: mtm.v1.Hello.end:type_name -> mtm.v1.End
-	2,  // 1: mtm.v1.Welcome.end:type_name -> mtm.v1.End
-	3,  // 2: mtm.v1.LinkFrame.hello:type_name -> mtm.v1.Hello
-	18, // 3: mtm.v1.LinkFrame.messages:type_name -> mtm.v1.Message
-	5,  // 4: mtm.v1.LinkFrame.heartbeat:type_name -> mtm.v1.Heartbeat
-	4,  // 5: mtm.v1.LinkAck.welcome:type_name -> mtm.v1.Welcome
-	9,  // 6: mtm.v1.BulkChunk.head:type_name -> mtm.v1.BulkHead
-	10, // 7: mtm.v1.BulkChunk.tail:type_name -> mtm.v1.BulkTail
-	3,  // 8: mtm.v1.BulkHead.hello:type_name -> mtm.v1.Hello
-	2,  // 9: mtm.v1.BulkHead.peer:type_name -> mtm.v1.End
-	18, // 10: mtm.v1.BulkHead.message:type_name -> mtm.v1.Message
-	19, // 11: mtm.v1.Message.prepare:type_name -> mtm.v1.Prepare
-	20, // 12: mtm.v1.Message.vote:type_name -> mtm.v1.Vote
-	21, // 13: mtm.v1.Message.accept:type_name -> mtm.v1.Accept
-	22, // 14: mtm.v1.Message.accepted:type_name -> mtm.v1.Accepted
-	23, // 15: mtm.v1.Message.collect:type_name -> mtm.v1.Collect
-	24, // 16: mtm.v1.Message.promised:type_name -> mtm.v1.Promised
-	25, // 17: mtm.v1.Message.rejected:type_name -> mtm.v1.Rejected
-	26, // 18: mtm.v1.Message.decided:type_name -> mtm.v1.Decided
-	27, // 19: mtm.v1.Message.finished:type_name -> mtm.v1.Finished
-	28, // 20: mtm.v1.Message.wound:type_name -> mtm.v1.Wound
-	29, // 21: mtm.v1.Message.forget:type_name -> mtm.v1.Forget
-	30, // 22: mtm.v1.Message.beat:type_name -> mtm.v1.Beat
-	31, // 23: mtm.v1.Message.beat_ack:type_name -> mtm.v1.BeatAck
-	32, // 24: mtm.v1.Message.campaign:type_name -> mtm.v1.Campaign
-	33, // 25: mtm.v1.Message.campaign_vote:type_name -> mtm.v1.CampaignVote
-	34, // 26: mtm.v1.Message.elected:type_name -> mtm.v1.Elected
-	37, // 27: mtm.v1.Message.recover:type_name -> mtm.v1.Recover
-	38, // 28: mtm.v1.Message.recover_txn:type_name -> mtm.v1.RecoverTxn
-	39, // 29: mtm.v1.Message.recover_done:type_name -> mtm.v1.RecoverDone
-	40, // 30: mtm.v1.Message.recover_ack:type_name -> mtm.v1.RecoverAck
-	12, // 31: mtm.v1.Prepare.gid:type_name -> mtm.v1.GID
-	15, // 32: mtm.v1.Prepare.deps:type_name -> mtm.v1.OriginDeps
-	16, // 33: mtm.v1.Prepare.payload:type_name -> mtm.v1.Payload
-	12, // 34: mtm.v1.Vote.gid:type_name -> mtm.v1.GID
-	14, // 35: mtm.v1.Vote.err:type_name -> mtm.v1.Error
-	12, // 36: mtm.v1.Accept.gid:type_name -> mtm.v1.GID
-	13, // 37: mtm.v1.Accept.ballot:type_name -> mtm.v1.Ballot
-	12, // 38: mtm.v1.Accepted.gid:type_name -> mtm.v1.GID
-	13, // 39: mtm.v1.Accepted.ballot:type_name -> mtm.v1.Ballot
-	12, // 40: mtm.v1.Collect.gid:type_name -> mtm.v1.GID
-	13, // 41: mtm.v1.Collect.ballot:type_name -> mtm.v1.Ballot
-	12, // 42: mtm.v1.Promised.gid:type_name -> mtm.v1.GID
-	13, // 43: mtm.v1.Promised.ballot:type_name -> mtm.v1.Ballot
-	13, // 44: mtm.v1.Promised.accepted:type_name -> mtm.v1.Ballot
-	12, // 45: mtm.v1.Rejected.gid:type_name -> mtm.v1.GID
-	13, // 46: mtm.v1.Rejected.ballot:type_name -> mtm.v1.Ballot
-	13, // 47: mtm.v1.Rejected.promised:type_name -> mtm.v1.Ballot
-	12, // 48: mtm.v1.Decided.gid:type_name -> mtm.v1.GID
-	12, // 49: mtm.v1.Finished.gid:type_name -> mtm.v1.GID
-	12, // 50: mtm.v1.Wound.gid:type_name -> mtm.v1.GID
-	12, // 51: mtm.v1.Wound.for:type_name -> mtm.v1.GID
-	17, // 52: mtm.v1.Beat.gen:type_name -> mtm.v1.Generation
-	17, // 53: mtm.v1.Campaign.gen:type_name -> mtm.v1.Generation
-	17, // 54: mtm.v1.CampaignVote.gen:type_name -> mtm.v1.Generation
-	17, // 55: mtm.v1.Elected.gen:type_name -> mtm.v1.Generation
-	35, // 56: mtm.v1.OriginHave.above:type_name -> mtm.v1.Span
-	36, // 57: mtm.v1.Recover.have:type_name -> mtm.v1.OriginHave
-	12, // 58: mtm.v1.Recover.undecided:type_name -> mtm.v1.GID
-	12, // 59: mtm.v1.RecoverTxn.gid:type_name -> mtm.v1.GID
-	15, // 60: mtm.v1.RecoverTxn.deps:type_name -> mtm.v1.OriginDeps
-	16, // 61: mtm.v1.RecoverTxn.payload:type_name -> mtm.v1.Payload
-	15, // 62: mtm.v1.RecoverDone.forgotten:type_name -> mtm.v1.OriginDeps
-	42, // 63: mtm.v1.Record.prepare:type_name -> mtm.v1.RecPrepare
-	43, // 64: mtm.v1.Record.promise:type_name -> mtm.v1.RecPromise
-	44, // 65: mtm.v1.Record.accept:type_name -> mtm.v1.RecAccept
-	45, // 66: mtm.v1.Record.decide:type_name -> mtm.v1.RecDecide
-	46, // 67: mtm.v1.Record.reserve:type_name -> mtm.v1.RecReserve
-	47, // 68: mtm.v1.Record.forget:type_name -> mtm.v1.RecForget
-	48, // 69: mtm.v1.Record.checkpoint:type_name -> mtm.v1.RecCheckpoint
-	49, // 70: mtm.v1.Record.checkpoint_end:type_name -> mtm.v1.RecCheckpointEnd
-	50, // 71: mtm.v1.Record.generation:type_name -> mtm.v1.RecGeneration
-	51, // 72: mtm.v1.Record.mark:type_name -> mtm.v1.RecMark
-	52, // 73: mtm.v1.Record.recover:type_name -> mtm.v1.RecRecover
-	53, // 74: mtm.v1.Record.void:type_name -> mtm.v1.RecVoid
-	54, // 75: mtm.v1.Record.have:type_name -> mtm.v1.RecHave
-	12, // 76: mtm.v1.RecPrepare.gid:type_name -> mtm.v1.GID
-	15, // 77: mtm.v1.RecPrepare.deps:type_name -> mtm.v1.OriginDeps
-	16, // 78: mtm.v1.RecPrepare.payload:type_name -> mtm.v1.Payload
-	12, // 79: mtm.v1.RecPromise.gid:type_name -> mtm.v1.GID
-	13, // 80: mtm.v1.RecPromise.ballot:type_name -> mtm.v1.Ballot
-	12, // 81: mtm.v1.RecAccept.gid:type_name -> mtm.v1.GID
-	13, // 82: mtm.v1.RecAccept.ballot:type_name -> mtm.v1.Ballot
-	12, // 83: mtm.v1.RecDecide.gid:type_name -> mtm.v1.GID
-	17, // 84: mtm.v1.RecCheckpoint.generation:type_name -> mtm.v1.Generation
-	17, // 85: mtm.v1.RecGeneration.gen:type_name -> mtm.v1.Generation
-	17, // 86: mtm.v1.RecGeneration.vote:type_name -> mtm.v1.Generation
-	17, // 87: mtm.v1.RecMark.gen:type_name -> mtm.v1.Generation
-	12, // 88: mtm.v1.RecMark.prepared:type_name -> mtm.v1.GID
-	15, // 89: mtm.v1.RecMark.forgotten:type_name -> mtm.v1.OriginDeps
-	12, // 90: mtm.v1.RecRecover.gid:type_name -> mtm.v1.GID
-	15, // 91: mtm.v1.RecRecover.deps:type_name -> mtm.v1.OriginDeps
-	16, // 92: mtm.v1.RecRecover.payload:type_name -> mtm.v1.Payload
-	35, // 93: mtm.v1.RecHave.spans:type_name -> mtm.v1.Span
-	6,  // 94: mtm.v1.Peer.Link:input_type -> mtm.v1.LinkFrame
-	8,  // 95: mtm.v1.Peer.Bulk:input_type -> mtm.v1.BulkChunk
-	0,  // 96: mtm.v1.Admin.Call:input_type -> mtm.v1.AdminRequest
-	0,  // 97: mtm.v1.Admin.Watch:input_type -> mtm.v1.AdminRequest
-	7,  // 98: mtm.v1.Peer.Link:output_type -> mtm.v1.LinkAck
-	11, // 99: mtm.v1.Peer.Bulk:output_type -> mtm.v1.BulkAck
-	1,  // 100: mtm.v1.Admin.Call:output_type -> mtm.v1.AdminResponse
-	1,  // 101: mtm.v1.Admin.Watch:output_type -> mtm.v1.AdminResponse
-	98, // [98:102] is the sub-list for method output_type
-	94, // [94:98] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	2,   // 0: mtm.v1.Hello.end:type_name -> mtm.v1.End
+	2,   // 1: mtm.v1.Welcome.end:type_name -> mtm.v1.End
+	3,   // 2: mtm.v1.LinkFrame.hello:type_name -> mtm.v1.Hello
+	18,  // 3: mtm.v1.LinkFrame.messages:type_name -> mtm.v1.Message
+	5,   // 4: mtm.v1.LinkFrame.heartbeat:type_name -> mtm.v1.Heartbeat
+	4,   // 5: mtm.v1.LinkAck.welcome:type_name -> mtm.v1.Welcome
+	9,   // 6: mtm.v1.BulkChunk.head:type_name -> mtm.v1.BulkHead
+	10,  // 7: mtm.v1.BulkChunk.tail:type_name -> mtm.v1.BulkTail
+	3,   // 8: mtm.v1.BulkHead.hello:type_name -> mtm.v1.Hello
+	2,   // 9: mtm.v1.BulkHead.peer:type_name -> mtm.v1.End
+	18,  // 10: mtm.v1.BulkHead.message:type_name -> mtm.v1.Message
+	19,  // 11: mtm.v1.Message.prepare:type_name -> mtm.v1.Prepare
+	20,  // 12: mtm.v1.Message.vote:type_name -> mtm.v1.Vote
+	21,  // 13: mtm.v1.Message.accept:type_name -> mtm.v1.Accept
+	22,  // 14: mtm.v1.Message.accepted:type_name -> mtm.v1.Accepted
+	23,  // 15: mtm.v1.Message.collect:type_name -> mtm.v1.Collect
+	24,  // 16: mtm.v1.Message.promised:type_name -> mtm.v1.Promised
+	25,  // 17: mtm.v1.Message.rejected:type_name -> mtm.v1.Rejected
+	26,  // 18: mtm.v1.Message.decided:type_name -> mtm.v1.Decided
+	27,  // 19: mtm.v1.Message.finished:type_name -> mtm.v1.Finished
+	28,  // 20: mtm.v1.Message.wound:type_name -> mtm.v1.Wound
+	29,  // 21: mtm.v1.Message.forget:type_name -> mtm.v1.Forget
+	30,  // 22: mtm.v1.Message.beat:type_name -> mtm.v1.Beat
+	31,  // 23: mtm.v1.Message.beat_ack:type_name -> mtm.v1.BeatAck
+	32,  // 24: mtm.v1.Message.campaign:type_name -> mtm.v1.Campaign
+	33,  // 25: mtm.v1.Message.campaign_vote:type_name -> mtm.v1.CampaignVote
+	34,  // 26: mtm.v1.Message.elected:type_name -> mtm.v1.Elected
+	37,  // 27: mtm.v1.Message.recover:type_name -> mtm.v1.Recover
+	38,  // 28: mtm.v1.Message.recover_txn:type_name -> mtm.v1.RecoverTxn
+	39,  // 29: mtm.v1.Message.recover_done:type_name -> mtm.v1.RecoverDone
+	40,  // 30: mtm.v1.Message.recover_ack:type_name -> mtm.v1.RecoverAck
+	12,  // 31: mtm.v1.Prepare.gid:type_name -> mtm.v1.GID
+	15,  // 32: mtm.v1.Prepare.deps:type_name -> mtm.v1.OriginDeps
+	16,  // 33: mtm.v1.Prepare.payload:type_name -> mtm.v1.Payload
+	12,  // 34: mtm.v1.Vote.gid:type_name -> mtm.v1.GID
+	14,  // 35: mtm.v1.Vote.err:type_name -> mtm.v1.Error
+	12,  // 36: mtm.v1.Accept.gid:type_name -> mtm.v1.GID
+	13,  // 37: mtm.v1.Accept.ballot:type_name -> mtm.v1.Ballot
+	12,  // 38: mtm.v1.Accepted.gid:type_name -> mtm.v1.GID
+	13,  // 39: mtm.v1.Accepted.ballot:type_name -> mtm.v1.Ballot
+	12,  // 40: mtm.v1.Collect.gid:type_name -> mtm.v1.GID
+	13,  // 41: mtm.v1.Collect.ballot:type_name -> mtm.v1.Ballot
+	12,  // 42: mtm.v1.Promised.gid:type_name -> mtm.v1.GID
+	13,  // 43: mtm.v1.Promised.ballot:type_name -> mtm.v1.Ballot
+	13,  // 44: mtm.v1.Promised.accepted:type_name -> mtm.v1.Ballot
+	12,  // 45: mtm.v1.Rejected.gid:type_name -> mtm.v1.GID
+	13,  // 46: mtm.v1.Rejected.ballot:type_name -> mtm.v1.Ballot
+	13,  // 47: mtm.v1.Rejected.promised:type_name -> mtm.v1.Ballot
+	12,  // 48: mtm.v1.Decided.gid:type_name -> mtm.v1.GID
+	12,  // 49: mtm.v1.Finished.gid:type_name -> mtm.v1.GID
+	12,  // 50: mtm.v1.Wound.gid:type_name -> mtm.v1.GID
+	12,  // 51: mtm.v1.Wound.for:type_name -> mtm.v1.GID
+	17,  // 52: mtm.v1.Beat.gen:type_name -> mtm.v1.Generation
+	17,  // 53: mtm.v1.Campaign.gen:type_name -> mtm.v1.Generation
+	17,  // 54: mtm.v1.CampaignVote.gen:type_name -> mtm.v1.Generation
+	17,  // 55: mtm.v1.Elected.gen:type_name -> mtm.v1.Generation
+	35,  // 56: mtm.v1.OriginHave.above:type_name -> mtm.v1.Span
+	36,  // 57: mtm.v1.Recover.have:type_name -> mtm.v1.OriginHave
+	12,  // 58: mtm.v1.Recover.undecided:type_name -> mtm.v1.GID
+	12,  // 59: mtm.v1.RecoverTxn.gid:type_name -> mtm.v1.GID
+	15,  // 60: mtm.v1.RecoverTxn.deps:type_name -> mtm.v1.OriginDeps
+	16,  // 61: mtm.v1.RecoverTxn.payload:type_name -> mtm.v1.Payload
+	15,  // 62: mtm.v1.RecoverDone.forgotten:type_name -> mtm.v1.OriginDeps
+	42,  // 63: mtm.v1.Record.prepare:type_name -> mtm.v1.RecPrepare
+	43,  // 64: mtm.v1.Record.promise:type_name -> mtm.v1.RecPromise
+	44,  // 65: mtm.v1.Record.accept:type_name -> mtm.v1.RecAccept
+	45,  // 66: mtm.v1.Record.decide:type_name -> mtm.v1.RecDecide
+	46,  // 67: mtm.v1.Record.reserve:type_name -> mtm.v1.RecReserve
+	47,  // 68: mtm.v1.Record.forget:type_name -> mtm.v1.RecForget
+	48,  // 69: mtm.v1.Record.checkpoint:type_name -> mtm.v1.RecCheckpoint
+	49,  // 70: mtm.v1.Record.checkpoint_end:type_name -> mtm.v1.RecCheckpointEnd
+	50,  // 71: mtm.v1.Record.generation:type_name -> mtm.v1.RecGeneration
+	51,  // 72: mtm.v1.Record.mark:type_name -> mtm.v1.RecMark
+	52,  // 73: mtm.v1.Record.recover:type_name -> mtm.v1.RecRecover
+	53,  // 74: mtm.v1.Record.void:type_name -> mtm.v1.RecVoid
+	55,  // 75: mtm.v1.Record.have:type_name -> mtm.v1.RecHave
+	54,  // 76: mtm.v1.Record.base:type_name -> mtm.v1.RecBase
+	12,  // 77: mtm.v1.RecPrepare.gid:type_name -> mtm.v1.GID
+	15,  // 78: mtm.v1.RecPrepare.deps:type_name -> mtm.v1.OriginDeps
+	16,  // 79: mtm.v1.RecPrepare.payload:type_name -> mtm.v1.Payload
+	12,  // 80: mtm.v1.RecPromise.gid:type_name -> mtm.v1.GID
+	13,  // 81: mtm.v1.RecPromise.ballot:type_name -> mtm.v1.Ballot
+	12,  // 82: mtm.v1.RecAccept.gid:type_name -> mtm.v1.GID
+	13,  // 83: mtm.v1.RecAccept.ballot:type_name -> mtm.v1.Ballot
+	12,  // 84: mtm.v1.RecDecide.gid:type_name -> mtm.v1.GID
+	17,  // 85: mtm.v1.RecCheckpoint.generation:type_name -> mtm.v1.Generation
+	17,  // 86: mtm.v1.RecGeneration.gen:type_name -> mtm.v1.Generation
+	17,  // 87: mtm.v1.RecGeneration.vote:type_name -> mtm.v1.Generation
+	17,  // 88: mtm.v1.RecMark.gen:type_name -> mtm.v1.Generation
+	12,  // 89: mtm.v1.RecMark.prepared:type_name -> mtm.v1.GID
+	15,  // 90: mtm.v1.RecMark.forgotten:type_name -> mtm.v1.OriginDeps
+	12,  // 91: mtm.v1.RecRecover.gid:type_name -> mtm.v1.GID
+	15,  // 92: mtm.v1.RecRecover.deps:type_name -> mtm.v1.OriginDeps
+	16,  // 93: mtm.v1.RecRecover.payload:type_name -> mtm.v1.Payload
+	36,  // 94: mtm.v1.RecBase.have:type_name -> mtm.v1.OriginHave
+	35,  // 95: mtm.v1.RecHave.spans:type_name -> mtm.v1.Span
+	6,   // 96: mtm.v1.Peer.Link:input_type -> mtm.v1.LinkFrame
+	8,   // 97: mtm.v1.Peer.Bulk:input_type -> mtm.v1.BulkChunk
+	0,   // 98: mtm.v1.Admin.Call:input_type -> mtm.v1.AdminRequest
+	0,   // 99: mtm.v1.Admin.Watch:input_type -> mtm.v1.AdminRequest
+	7,   // 100: mtm.v1.Peer.Link:output_type -> mtm.v1.LinkAck
+	11,  // 101: mtm.v1.Peer.Bulk:output_type -> mtm.v1.BulkAck
+	1,   // 102: mtm.v1.Admin.Call:output_type -> mtm.v1.AdminResponse
+	1,   // 103: mtm.v1.Admin.Watch:output_type -> mtm.v1.AdminResponse
+	100, // [100:104] is the sub-list for method output_type
+	96,  // [96:100] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_mtm_proto_init() }
@@ -4368,6 +4434,7 @@ func file_mtm_proto_init() {
 		(*Record_Recover)(nil),
 		(*Record_Void)(nil),
 		(*Record_Have)(nil),
+		(*Record_Base)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4375,7 +4442,7 @@ func file_mtm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mtm_proto_rawDesc), len(file_mtm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

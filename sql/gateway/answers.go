@@ -226,13 +226,13 @@ func (s *session) completed(e expect, tag string) {
 		s.noteTag(e, tag)
 	case rolePrepare:
 		s.step.prepare = tag == "PREPARE TRANSACTION"
-	case roleDDL:
-		s.block.told = tag == "SELECT 1"
 	case roleDDLEnd:
-		if s.step.value == "temporary" {
+		switch s.step.value {
+		case "temporary":
 			s.temporary = true
-		} else {
-			s.block.ddl = s.block.ddl || s.block.told
+		case "nothing":
+		default:
+			s.block.ddl = true
 		}
 		s.step.value = ""
 	}

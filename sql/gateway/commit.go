@@ -57,7 +57,7 @@ func (s *session) permit(ctx context.Context, age uint64) *mtm.Error {
 
 // appendPrepare appends the message that makes the transaction visible to logical decoding, and PREPARE TRANSACTION.
 func (s *session) appendPrepare() {
-	s.inject(injEmit, roleOurs)
+	s.inject(injEmit, roleAsk)
 	s.injectText(s.gid.SQL("PREPARE TRANSACTION"), rolePrepare)
 }
 
@@ -65,6 +65,7 @@ func (s *session) appendPrepare() {
 func (s *session) reportPrepared(st step) {
 	gid := s.gid
 	if st.prepare {
+		s.warnSerializable(st.value)
 		s.srv.count.prepared.Add(1)
 		s.srv.conf.Commits.Prepared(gid, nil, false)
 		return
@@ -80,6 +81,22 @@ func (s *session) reportPrepared(st step) {
 	s.gid = mtm.GID{}
 	s.mu.Unlock()
 	s.srv.conf.Commits.Prepared(gid, e, false)
+}
+
+// serializableWarning is what SERIALIZABLE covers: PostgreSQL's predicate locks do not leave their node.
+var serializableWarning = &mtm.Error{
+	Code: "01000", Msg: "SERIALIZABLE is true among the transactions of one node, and covers changes of the same rows on all nodes",
+	Detail: "Two transactions on different nodes that each read what the other changes can both commit (write skew).",
+	Hint:   "Lock what is read, by SELECT ... FOR UPDATE or FOR SHARE, or run such transactions on one node.",
+}
+
+// warnSerializable warns a client, once, who commits a transaction of that isolation level.
+func (s *session) warnSerializable(level string) {
+	if level != "serializable" || s.warned {
+		return
+	}
+	s.warned = true
+	s.emit(appendError(nil, 'N', "WARNING", serializableWarning))
 }
 
 // takeGID is the prepared transaction that is to be waited for.
@@ -180,6 +197,8 @@ func (s *session) prepareBlock(ctx context.Context, age uint64) (failure *mtm.Er
 		s.reportPrepared(step{err: e})
 		return e, s.rollback()
 	}
+	s.setCalm(true)
+	defer s.setCalm(false)
 	s.resetStep(false)
 	s.appendPrepare()
 	s.sync(true)
@@ -220,21 +239,16 @@ func (s *session) isPlain() (plain bool, failure *mtm.Error, err error) {
 	s.mu.Lock()
 	b, temporary := s.block, s.temporary
 	s.mu.Unlock()
-	var probe injected
 	switch {
 	case b.ddl:
 		return false, nil, nil
 	case b.readOnly:
 		return true, nil, nil
-	case temporary:
-		probe = injLocks
-	case b.wrote:
+	case b.wrote && !temporary:
 		return false, nil, nil
-	default:
-		probe = injProbe
 	}
 	s.resetStep(false)
-	s.inject(probe, roleAsk)
+	s.inject(injLocks, roleAsk)
 	s.sync(true)
 	if err := s.send(); err != nil {
 		return false, nil, err
@@ -258,6 +272,7 @@ func (s *session) commitQuery(ctx context.Context, st *statement.Statement) erro
 	}
 	if failure == nil && plain {
 		s.srv.count.plainCommits.Add(1)
+		s.noteChain(st, 'T')
 		return s.forward(false)
 	}
 	characteristics := ""
@@ -324,6 +339,6 @@ func (s *session) chained(characteristics string) {
 func (s *session) chainAfterFailure(st *statement.Statement) (characteristics string, ours bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ours = s.tx == 'E' && st.Has(statement.Chain) && !s.block.native && !s.clientReadOnly
+	ours = s.tx == 'E' && st.Has(statement.Chain) && !s.block.native && (!s.clientReadOnly || s.block.chain != "")
 	return s.block.chain, ours
 }

@@ -7,7 +7,7 @@ import (
 // copyFrom passes on what the client sends for a COPY FROM STDIN that was just begun, up to its end or its failure. It
 // returns at once if the COPY reads a file.
 func (s *session) copyFrom(ctx context.Context) error {
-	err := s.wait(func() bool { return s.copyIn || s.syncs == 0 || s.step.err != nil || s.step.done })
+	err := s.wait(func() bool { return s.copyIn || s.syncs == 0 || s.step.err != nil })
 	if err != nil {
 		return err
 	}

@@ -16,10 +16,14 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 	temporary := s.temporary
 	s.mu.Unlock()
 	if temporary && st.Target != "" {
-		s.inject(injDDLUnlessTemp, roleDDL, text, st.Target)
+		s.inject(injDDLUnlessTemp, roleOurs, text, st.Target)
 		return
 	}
-	s.inject(injDDL, roleDDL, text)
+	if st.Runs != "" {
+		s.inject(injDDLExecute, roleOurs, text, st.Runs)
+		return
+	}
+	s.inject(injDDL, roleOurs, text)
 }
 
 // pieces runs a Query of several statements, with transaction control or DDL among them, one statement after the other.
@@ -75,7 +79,9 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 		s.release(appendError(nil, 'E', "ERROR", e))
 		return true, true, nil
 	}
-	s.noteChain(st, tx)
+	if st.Kind == statement.Rollback {
+		s.noteChain(st, tx)
+	}
 	switch {
 	case st.Kind == statement.Begin && implicit:
 		// The block becomes an explicit one, as PostgreSQL does with an implicit one.

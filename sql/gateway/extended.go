@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
 
 	"mtm"
 	"mtm/sql/statement"
@@ -128,9 +129,10 @@ func (s *session) describeParse(m *meta, text string, params []byte) {
 	}
 	st := stmts[0]
 	m.def.stmt = st
+	if st.Kind == statement.DDL {
+		m.def.text = ddlText(st, text)
+	}
 	switch {
-	case st.Kind == statement.DDL:
-		m.def.text = st.Text(text)
 	case st.Kind == statement.Begin && !st.Has(statement.AccessMode) && !s.clientReadOnly:
 		s.replaceParse(m, writable(st, text), params)
 	case len(st.Hide) > 0:
@@ -384,6 +386,9 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 		return s.refuse(e)
 	}
 	if tx != 'E' {
+		if len(s.batch) >= 9 && writesLargeObject[binary.BigEndian.Uint32(s.batch[5:])] {
+			return s.refuse(&mtm.Error{Code: mtm.CodeNotSupported, Msg: statement.LargeObjects, Hint: "Use a column of type bytea."})
+		}
 		if e := s.admit(ctx, true); e != nil {
 			return s.refuse(e)
 		}
@@ -407,6 +412,12 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 	}
 	_, err = s.conclude(ctx, &unit{stmts: []*statement.Statement{nil}}, s.takeStep(), false, now(), s.srv.conf.RetryAutocommit+1)
 	return err
+}
+
+// writesLargeObject has the functions of libpq's interface that write, by their fixed OIDs: lowrite, lo_creat, lo_create, lo_unlink,
+// lo_truncate, lo_truncate64, lo_from_bytea, lo_put.
+var writesLargeObject = map[uint32]bool{
+	955: true, 957: true, 715: true, 964: true, 1004: true, 3172: true, 3457: true, 3460: true,
 }
 
 // maxFunctionCall bounds a FunctionCall, in bytes: it is gathered whole.

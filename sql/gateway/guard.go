@@ -78,8 +78,8 @@ func (s *session) turnGuardOn() error {
 	return s.send()
 }
 
-// guardOption is what is added to a client's startup options.
-const guardOption = "-c default_transaction_read_only=on"
+// guardOption is what is added to a client's startup options: the guard, and a sign for the event triggers of schema mtm.
+const guardOption = "-c default_transaction_read_only=on -c mtm.gateway=on"
 
 // startsReadOnly reports whether a client asks in his startup packet for read-only transactions.
 func startsReadOnly(params [][2]string) bool {

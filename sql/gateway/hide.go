@@ -31,6 +31,11 @@ func (s *session) hideOurs(stmts []*statement.Statement, text string) {
 	s.mu.Unlock()
 }
 
+// ddlText is what the other nodes are told of a DDL statement.
+func ddlText(st *statement.Statement, text string) string {
+	return statement.Apply(text, st.Hide)[st.Start:st.End]
+}
+
 // position says where in the client's text that is what PostgreSQL calls position n, both in characters from 1.
 func (h *hidden) position(n int) int {
 	before, done := 0, 0 // characters of the text sent, bytes of the client's

@@ -1,5 +1,7 @@
 package gateway
 
+import "strings"
+
 // injected names the statements that the gateway runs of its own accord. Each is prepared once per session, under a
 // name that clients have no business with, so that it costs a Bind and an Execute, and disturbs neither the client's
 // unnamed statement nor the text that pg_stat_activity shows of his own.
@@ -10,14 +12,15 @@ const (
 	injCommit
 	injRollback
 	injEmit
-	injProbe
 	injLocks
 	injDDL
 	injDDLUnlessTemp
+	injDDLExecute
 	injDDLEnd
 	injGuardOn
 	injGuardOff
 	injShowOff
+	injNoBodies
 	injCharacteristics
 	injAdmin
 	injCount
@@ -31,7 +34,8 @@ const ddlSettings = `'{check_function_bodies,default_tablespace,default_table_ac
 	`backslash_quote,escape_string_warning}'`
 
 // ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there.
-const ddlMessage = `SELECT pg_catalog.set_config('mtm.ddl_scope', '', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
+const ddlMessage = `SELECT pg_catalog.set_config('mtm.ddl_scope', '', true), ` +
+	`pg_catalog.set_config('mtm.ddl_open', 'gateway', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
 	`'v', 1, 'text', $1::pg_catalog.text, 'role', current_user, 'session_user', session_user, ` +
 	`'search_path', pg_catalog.current_setting('search_path'), 'settings', COALESCE((` +
 	`SELECT pg_catalog.json_object_agg(name, setting) FROM pg_catalog.pg_settings ` +
@@ -43,20 +47,29 @@ var injectedText = [injCount]string{
 	injCommit:   "COMMIT",
 	injRollback: "ROLLBACK",
 	// Without it, a transaction that only locks would never be seen by logical decoding.
-	injEmit: "SELECT pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
+	// Its first column is for warnSerializable.
+	injEmit: "SELECT pg_catalog.current_setting('transaction_isolation'), pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), ''))",
-	injProbe: "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL",
-	// Has the transaction a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
+	// Did the transaction write, and was there DDL in a function, or has it a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
 	// takes ShareUpdateExclusiveLock, and DML never does.)
-	injLocks: "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON " +
+	injLocks: "SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN false ELSE " +
+		"COALESCE(pg_catalog.current_setting('mtm.ddl_nested', true), '') OPERATOR(pg_catalog.=) 'on' OR EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON " +
 		"c.oid OPERATOR(pg_catalog.=) l.relation JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace " +
 		"WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.locktype OPERATOR(pg_catalog.=) 'relation' " +
 		"AND l.mode OPERATOR(pg_catalog.<>) ALL ('{AccessShareLock,RowShareLock,ShareUpdateExclusiveLock}'::pg_catalog.text[]) " +
 		"AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) " +
-		"AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,mtm}'::pg_catalog.name[]))",
+		"AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,mtm}'::pg_catalog.name[])) END",
 	injDDL: ddlMessage,
-	injDDLUnlessTemp: ddlMessage + " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class " +
-		"WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) AND relpersistence OPERATOR(pg_catalog.=) 't')",
+	// Something may be temporary that the event triggers do not speak of.
+	// If the target is temporary, the event triggers need only say whether anything else is not.
+	injDDLUnlessTemp: strings.Replace(ddlMessage, "'mtm.ddl_scope', ''", "'mtm.ddl_scope', CASE WHEN EXISTS ("+
+		"SELECT FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) "+
+		"AND relpersistence OPERATOR(pg_catalog.=) 't') THEN 'temporary' ELSE '' END", 1),
+	injDDLExecute: strings.Replace(ddlMessage, "'v', 1,", "'v', 1, 'prepared', $2::pg_catalog.text, 'prepare', ("+
+		"SELECT CASE WHEN from_sql THEN statement ELSE pg_catalog.format('PREPARE %I %s AS %s', name, CASE WHEN "+
+		"pg_catalog.cardinality(parameter_types) OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('(%s)', "+
+		"pg_catalog.array_to_string(parameter_types, ',')) END, statement) END "+
+		"FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.=) $2),", 1),
 	// The event triggers of schema mtm say what the statement was about.
 	injDDLEnd:   "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', '')",
 	injGuardOn:  "SET default_transaction_read_only = on",
@@ -64,13 +77,14 @@ var injectedText = [injCount]string{
 	injShowOff:  "SET LOCAL default_transaction_read_only = off",
 	injAdmin: "SELECT pg_catalog.pg_has_role(session_user, oid, 'MEMBER') FROM pg_catalog.pg_roles " +
 		"WHERE rolname OPERATOR(pg_catalog.=) '" + adminName + "'",
+	injNoBodies: "SET LOCAL check_function_bodies = off",
 	injCharacteristics: "SELECT ' ISOLATION LEVEL ' OPERATOR(pg_catalog.||) pg_catalog.current_setting('transaction_isolation') " +
 		"OPERATOR(pg_catalog.||) CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END",
 }
 
 var injectedName = [injCount]string{
-	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_probe", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp",
-	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_characteristics", "_mtm_admin",
+	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_execute",
+	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
 }
 
 // ownPortal is for what is injected into the middle of a client's transaction, where his unnamed portal may be alive.
@@ -84,7 +98,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLEnd, injProbe, injLocks, injShowOff, injCharacteristics, injEmit:
+	case injDDL, injDDLUnlessTemp, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit:
 		portal = ownPortal
 	}
 	name := injectedName[which]

@@ -23,9 +23,16 @@ func (s *session) appendOut(msg []byte) {
 // flushOut writes what is not held back.
 func (s *session) flushOut() {
 	s.outMu.Lock()
-	if len(s.out) > 0 && s.holdAt != 0 {
+	if len(s.out) > 0 && s.holdAt != 0 && !s.calm {
 		s.writeOut()
 	}
+	s.outMu.Unlock()
+}
+
+// setCalm: while a commit is under way, a few bytes before its answer are not worth waking the client for.
+func (s *session) setCalm(calm bool) {
+	s.outMu.Lock()
+	s.calm = calm
 	s.outMu.Unlock()
 }
 

@@ -21,7 +21,6 @@ const (
 	roleOurs                // injected: nobody sees it, an error is kept
 	roleAsk                 // injected: the first column of its row is kept in step.value
 	rolePrepare             // PREPARE TRANSACTION
-	roleDDL                 // the message that carries a DDL statement; no row: it was about a temporary object
 	roleDDLEnd              // its end; the first column of its row says what it was about: mtm.note_ddl
 )
 
@@ -60,7 +59,6 @@ type block struct {
 	readOnly bool   // BEGIN READ ONLY
 	ran      bool   // some statement ran that may have written
 	wrote    bool   // some statement wrote, by its tag
-	told     bool   // a DDL message went out for the statement that runs
 	ddl      bool   // the other nodes must run a DDL statement
 	native   bool   // PostgreSQL itself began it, by ROLLBACK AND CHAIN
 	chain    string // the characteristics with which we began it, for AND CHAIN
@@ -78,6 +76,7 @@ type session struct {
 	br     *reader
 
 	managed        bool   // the database is replicated
+	warned         bool   // of what SERIALIZABLE covers
 	clientReadOnly bool   // the client himself set default_transaction_read_only
 	wantsAdmin     bool   // he calls himself mtm_admin
 	admin          bool   // … and is a member of that role: he gets in while the node is not online
@@ -90,6 +89,7 @@ type session struct {
 	out     []byte     // for the client, not written yet
 	holdAt  int        // out is held back from here on; -1: nothing is
 	strict  bool       // hold the client's CommandComplete back, however long what precedes it
+	calm    bool       // what is in out waits for more
 	spilled bool       // some of what was to be held back was sent
 	lost    error      // writing to the client failed
 

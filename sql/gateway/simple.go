@@ -20,6 +20,9 @@ type unit struct {
 	show  bool // it asks for what the guard would falsify
 	fast  bool // one INSERT, UPDATE, DELETE or MERGE
 	wrote bool // known to write
+
+	temporary bool // the session was known to use temporary objects
+	bare      bool // the statement is run in a way that touches fewer temporary objects: see fallback
 }
 
 func (u *unit) markWrote() {
@@ -214,9 +217,9 @@ func writable(st *statement.Statement, text string) string {
 	return text[:st.End] + " READ WRITE" + text[st.End:]
 }
 
-// noteChain notes that PostgreSQL begins the next block, if st is ROLLBACK AND CHAIN.
+// noteChain notes that PostgreSQL begins the next block, if st says AND CHAIN.
 func (s *session) noteChain(st *statement.Statement, tx byte) {
-	if tx == 'T' && st.Kind == statement.Rollback && st.Has(statement.Chain) {
+	if tx == 'T' && st.Has(statement.Chain) {
 		s.mu.Lock()
 		s.block = block{native: true, readOnly: s.block.readOnly}
 		s.mu.Unlock()
@@ -244,7 +247,7 @@ func (s *session) inBlock(u *unit) error {
 		s.inject(injShowOff, roleOurs)
 	}
 	if st.Kind == statement.DDL {
-		s.injectDDL(st, st.Text(u.text))
+		s.injectDDL(st, ddlText(st, u.text))
 	}
 	s.toBackend = append(s.toBackend, s.batch...)
 	s.mu.Lock()
@@ -400,7 +403,7 @@ func (s *session) refuse(e *mtm.Error) error {
 func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte) *mtm.Error {
 	switch st.Kind {
 	case statement.Refused:
-		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: st.Why, Hint: "Do it without CONCURRENTLY."}
+		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: st.Why, Hint: st.Hint}
 	case statement.PrepareTx, statement.FinishPrepared:
 		if strings.HasPrefix(st.GID, mtm.GIDPrefix) {
 			return &mtm.Error{
@@ -411,6 +414,16 @@ func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte)
 		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: "user two-phase commit is not supported yet"}
 	case statement.Begin, statement.Commit, statement.Rollback, statement.Savepoint:
 		return nil
+	}
+	if tx == 'T' && st.Has(statement.Concurrently) {
+		what := "CREATE INDEX CONCURRENTLY"
+		switch st.Verb {
+		case "drop":
+			what = "DROP INDEX CONCURRENTLY"
+		case "alter":
+			what = "ALTER TABLE ... DETACH CONCURRENTLY"
+		}
+		return &mtm.Error{Code: "25001", Msg: what + " cannot run inside a transaction block"}
 	}
 	if tx == 'T' && st.Has(statement.Exclusive) {
 		return &mtm.Error{

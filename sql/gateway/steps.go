@@ -124,12 +124,14 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		return end, nil
 	}
 	if m.def.stmt != nil {
-		s.noteChain(m.def.stmt, tx)
+		if m.kind() == statement.Rollback {
+			s.noteChain(m.def.stmt, tx)
+		}
 		if characteristics, ours := s.chainAfterFailure(m.def.stmt); ours && tx == 'E' {
 			return end, s.chainStep(characteristics)
 		}
 	}
-	if e := s.refusalOf(ctx, m, tx); e != nil {
+	if e := s.refusalOf(ctx, m, s.outside(m, tx)); e != nil {
 		s.srv.count.refused.Add(1)
 		s.provoke(e, false)
 		s.ext.failed = true
@@ -150,7 +152,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		return end, nil
 	case statement.Commit:
 		if tx == 'T' {
-			return end, s.commitStep(ctx, m, last && end == 'S')
+			return end, s.commitStep(ctx, m, tx, last && end == 'S')
 		}
 	case statement.Rollback:
 		if !m.def.stmt.Has(statement.Chain) {
@@ -236,7 +238,7 @@ func (s *session) isSkipping() bool {
 }
 
 // commitStep is the Execute of a COMMIT. Whatever precedes it has been answered before the right to prepare is asked for.
-func (s *session) commitStep(ctx context.Context, m *meta, last bool) error {
+func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) error {
 	if s.ext.ran || s.knownE() {
 		if err := s.drain(); err != nil || s.ext.failed {
 			return err
@@ -254,6 +256,7 @@ func (s *session) commitStep(ctx context.Context, m *meta, last bool) error {
 		}
 		if plain {
 			s.srv.count.plainCommits.Add(1)
+			s.noteChain(m.def.stmt, tx)
 			s.appendMeta(*m, false)
 			if !chain {
 				s.ext.cur, s.ext.wrapped = 'I', false
@@ -274,6 +277,14 @@ func (s *session) commitStep(ctx context.Context, m *meta, last bool) error {
 		return nil
 	}
 	return s.prepareStep(ctx, chain, characteristics, last)
+}
+
+// outside is the state of the transaction as the client knows it: the block that he does not see is none, for the statement that began it.
+func (s *session) outside(m *meta, tx byte) byte {
+	if s.ext.wrapped && !s.ext.ran && m.def.stmt != nil && m.def.stmt.Has(statement.Concurrently) {
+		return s.ext.cur
+	}
+	return tx
 }
 
 // chainStep is the Execute of COMMIT or ROLLBACK AND CHAIN in a failed block.
@@ -313,11 +324,7 @@ func (s *session) probeStep(b block, temporary, chain bool) (plain bool, text st
 		return s.takeStep().value, err
 	}
 	if !b.ddl && (temporary || !b.wrote) {
-		probe := injProbe
-		if temporary {
-			probe = injLocks
-		}
-		value, err := ask(probe)
+		value, err := ask(injLocks)
 		if err != nil || s.ext.failed || value == "f" {
 			return true, "", err
 		}

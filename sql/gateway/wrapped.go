@@ -13,7 +13,9 @@ import (
 func (s *session) runWrapped(ctx context.Context, u *unit) error {
 	s.srv.count.wrapped.Add(1)
 	age := uint64(time.Now().UnixMicro())
-	fast := u.fast && !s.isTemporary() && !u.stmts[0].Slow() && len(s.batch) <= batchLimit
+	u.temporary = s.isTemporary()
+	// Not the first time: one that is cancelled for taking long has used up its values of sequences.
+	fast := u.fast && !u.temporary && u.stmts[0].Seen() && !u.stmts[0].Slow() && len(s.batch) <= batchLimit
 	for attempt := 0; ; attempt++ {
 		again, err := s.attempt(ctx, u, fast, age, attempt)
 		if err != nil || !again {
@@ -50,8 +52,11 @@ func (s *session) attempt(ctx context.Context, u *unit, fast bool, age uint64, n
 	if u.show {
 		s.inject(injShowOff, roleOurs)
 	}
+	if u.bare && u.stmts[0].Has(statement.Routine) {
+		s.inject(injNoBodies, roleOurs)
+	}
 	if st := u.stmts[0]; st != nil && st.Kind == statement.DDL && !u.ext {
-		s.injectDDL(st, st.Text(u.text))
+		s.injectDDL(st, ddlText(st, u.text))
 	}
 	s.appendUnit(u, n > 0)
 	if st := u.stmts[0]; st != nil && st.Kind == statement.DDL && !u.ext {
@@ -121,7 +126,7 @@ func (s *session) conclude(ctx context.Context, u *unit, st step, fast bool, age
 	switch {
 	case failure == nil:
 		s.release(appendReady(nil, 'I'))
-	case s.tryAgain(u, failure, n):
+	case s.tryAgain(u, failure, n), failure.Code == mtm.CodeNotSupported && s.fallback(u):
 		s.drop()
 		return true, nil
 	default:
@@ -154,6 +159,33 @@ func (s *session) tryAgain(u *unit, e *mtm.Error, n int) bool {
 		return true
 	}
 	return false
+}
+
+// fallback decides whether a unit that PostgreSQL ran but would not prepare is run again otherwise. It was perhaps not known that it
+// touches temporary objects; a function whose body names one can be created without a look at its body, which has been
+// checked by now; REFRESH without CONCURRENTLY needs no temporary table.
+func (s *session) fallback(u *unit) bool {
+	s.mu.Lock()
+	gone := s.lost != nil || s.canceled
+	s.mu.Unlock()
+	st := u.stmts[0]
+	if gone || !s.intact() || len(s.batch) > batchLimit || u.copies() || st == nil {
+		return false
+	}
+	if !u.temporary {
+		u.temporary = true
+		return true
+	}
+	if u.bare || u.ext || st.Kind != statement.DDL {
+		return false
+	}
+	u.bare = true
+	if len(st.Without) > 0 {
+		u.text = statement.Apply(u.text, st.Without)
+		s.batch = appendQuery(s.batch[:0], u.text)
+		return true
+	}
+	return st.Has(statement.Routine)
 }
 
 func (u *unit) copies() bool {

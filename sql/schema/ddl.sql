@@ -86,20 +86,86 @@ BEGIN
         AND (any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0);
 END $$;
 
--- Remembers, up to the end of the transaction or until the gateway asks, whether a statement changed temporary objects only: the
--- other nodes must not run it then, and the transaction need not be prepared, which PostgreSQL would refuse.
+-- Remembers in mtm.ddl_scope, up to the end of the transaction or until the gateway asks, what a statement was about: 'permanent'
+-- objects; 'temporary' ones only, so that the other nodes must not run it, and the transaction need not be prepared, which PostgreSQL
+-- would refuse; or 'nothing' (IF EXISTS).
 CREATE OR REPLACE FUNCTION mtm.note_ddl(permanent boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF permanent OR coalesce(current_setting('mtm.ddl_scope', true), '') = '' THEN
+    IF permanent OR coalesce(current_setting('mtm.ddl_scope', true), '') IN ('', 'nothing') THEN
         PERFORM set_config('mtm.ddl_scope', CASE WHEN permanent THEN 'permanent' ELSE 'temporary' END, true);
     END IF;
+END $$;
+
+-- Whether an object is as short-lived as a temporary one: it is one, it belongs to one (a policy, rule or trigger has no schema of its
+-- own), or it is a function whose signature names one and goes with it. Those are remembered by the session, as long as they can live.
+CREATE OR REPLACE FUNCTION mtm.is_temporary(class oid, object oid, identity text, temporary boolean) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known text := coalesce(current_setting('mtm.local_functions', true), '');
+BEGIN
+    IF temporary OR identity ~ ' on pg_temp\.' THEN
+        RETURN true;
+    ELSIF class IS DISTINCT FROM 'pg_proc'::regclass THEN
+        RETURN false;
+    ELSIF strpos(known, ',' || object || ',') > 0 THEN
+        RETURN true;
+    ELSIF EXISTS (SELECT FROM pg_depend d LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+            LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+            WHERE d.classid = class AND d.objid = object
+              AND coalesce(t.typnamespace, c.relnamespace) = pg_my_temp_schema()) THEN
+        PERFORM set_config('mtm.local_functions', coalesce(nullif(known, ''), ',') || object || ',', false);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
+-- DDL inside functions and DO, where the gateway cannot see it, is told to the other nodes from here: PG_CONTEXT has its text. It runs as
+-- whoever runs the statement, with his search_path. mtm.gateway: the session is a client's; mtm.ddl_open: '' or who told the others of
+-- the statement that runs, 'gateway' or 'nested'.
+CREATE OR REPLACE FUNCTION mtm.nested_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE
+    stack text;
+    sent text;
+    n bigint;
+BEGIN
+    IF pg_catalog.current_setting('mtm.gateway', true) IS DISTINCT FROM 'on'
+        OR pg_catalog.current_setting('mtm.ddl_open', true) OPERATOR(pg_catalog.<>) ''
+        OR tg_tag OPERATOR(pg_catalog.=) ANY ('{CREATE SUBSCRIPTION,ALTER SUBSCRIPTION,DROP SUBSCRIPTION,REINDEX}'::text[]) THEN
+        RETURN; -- the last are this node's own
+    END IF;
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    n := pg_catalog.strpos(stack, E'\n');
+    stack := pg_catalog.substr(stack, (n OPERATOR(pg_catalog.+) 1)::int); -- without the line about this function
+    IF n OPERATOR(pg_catalog.=) 0 THEN -- not in a function; the gateway did not understand it, or it is about temporary objects
+        sent := pg_catalog.current_query();
+    ELSIF pg_catalog.starts_with(stack, 'SQL statement "') THEN
+        sent := pg_catalog.substr(stack, 16);
+        sent := pg_catalog.left(sent, pg_catalog.strpos(sent, E'"\nPL/pgSQL function ') OPERATOR(pg_catalog.-) 1);
+    ELSIF pg_catalog.starts_with(stack, 'SQL function "') THEN
+        SELECT pg_catalog.min(p.prosrc), pg_catalog.count(*) INTO sent, n
+        FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+        WHERE l.lanname OPERATOR(pg_catalog.=) 'sql'
+          AND p.proname OPERATOR(pg_catalog.=) pg_catalog.substring(stack, '^SQL function "([^\n]*)" (?:statement|during)');
+        IF n OPERATOR(pg_catalog.<>) 1 OR sent OPERATOR(pg_catalog.~) ';\s*\S' THEN
+            sent := NULL;
+        END IF;
+    END IF;
+    IF coalesce(sent, '') OPERATOR(pg_catalog.=) '' THEN
+        RAISE EXCEPTION '% cannot be sent to the other nodes from where it is', tg_tag USING ERRCODE = 'feature_not_supported',
+            DETAIL = 'Its text cannot be told.', HINT = 'Use a function in PL/pgSQL, or run the statement by itself.';
+    END IF;
+    PERFORM pg_catalog.set_config('mtm.ddl_scope', '', true), pg_catalog.set_config('mtm.ddl_open', 'nested', true),
+        pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object('v', 1, 'text', sent,
+            'role', current_user, 'session_user', session_user, 'search_path', pg_catalog.current_setting('search_path'),
+            'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies')))::text);
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.on_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM mtm.note_ddl(bool_or(NOT is_temporary)) FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
+    PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, is_temporary)))
+        FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.on_ddl() RETURNS event_trigger
@@ -108,9 +174,17 @@ DECLARE
     r record;
     mode text;
 BEGIN
-    -- A policy, rule or trigger has no schema of its own.
-    PERFORM mtm.note_ddl(bool_or(schema_name IS DISTINCT FROM 'pg_temp' AND object_identity !~ ' on pg_temp\.'))
+    PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, schema_name IS NOT DISTINCT FROM 'pg_temp')))
         FROM pg_event_trigger_ddl_commands() HAVING count(*) > 0;
+    IF coalesce(current_setting('mtm.ddl_scope', true), '') = '' AND tg_tag ~ '^(CREATE|DROP) ' AND tg_tag <> 'DROP OWNED' THEN
+        PERFORM set_config('mtm.ddl_scope', 'nothing', true);
+    END IF;
+    IF current_setting('mtm.ddl_open', true) = 'nested' THEN
+        PERFORM pg_logical_emit_message(true, 'mtm.ddlend', ''), set_config('mtm.ddl_open', '', true);
+        IF current_setting('mtm.ddl_scope', true) NOT IN ('temporary', 'nothing') THEN
+            PERFORM set_config('mtm.ddl_nested', 'on', true);
+        END IF;
+    END IF;
     IF tg_tag NOT IN ('CREATE SEQUENCE', 'ALTER SEQUENCE', 'CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO',
         'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') THEN
         RETURN;
@@ -141,6 +215,6 @@ BEGIN
         AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

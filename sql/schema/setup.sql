@@ -10,6 +10,8 @@ CREATE EVENT TRIGGER mtm_before_ddl ON ddl_command_start WHEN TAG IN ('ALTER SEQ
     EXECUTE FUNCTION mtm.before_ddl();
 ALTER EVENT TRIGGER mtm_before_ddl ENABLE ALWAYS;
 
+CREATE EVENT TRIGGER mtm_nested_ddl ON ddl_command_start EXECUTE FUNCTION mtm.nested_ddl();
+
 CREATE EVENT TRIGGER mtm_drop ON sql_drop EXECUTE FUNCTION mtm.on_drop();
 ALTER EVENT TRIGGER mtm_drop ENABLE ALWAYS;
 

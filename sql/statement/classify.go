@@ -170,7 +170,11 @@ func classifyTransaction(w words, s *Statement) {
 
 // mentions looks for names of things that mtm must show otherwise than PostgreSQL has them.
 func mentions(w words, s *Statement) {
-	for _, tok := range w.tokens {
+	for i, tok := range w.tokens {
+		if tok.code == t.Token_IDENT && w.at(i+1) == '(' && largeObject[strings.ToLower(w.word(i))] && (s.Kind == Read || s.Kind == Write) {
+			s.Kind, s.Flags, s.Why, s.Hint = Refused, 0, LargeObjects, "Use a column of type bytea."
+			return
+		}
 		if tok.end-tok.start < len("transaction_read_only") {
 			continue
 		}
@@ -187,6 +191,15 @@ func mentions(w words, s *Statement) {
 	if w.is(0, t.Token_SHOW, t.Token_ALL) {
 		s.Flags |= ShowsReadOnly
 	}
+}
+
+// LargeObjects says why what writes large objects is refused.
+const LargeObjects = "large objects cannot be replicated"
+
+// largeObject has the functions that write large objects: logical decoding does not see what they do.
+var largeObject = map[string]bool{
+	"lo_creat": true, "lo_create": true, "lo_import": true, "lo_from_bytea": true, "lo_put": true, "lo_unlink": true, "lowrite": true,
+	"lo_truncate": true, "lo_truncate64": true,
 }
 
 // containsFold is strings.Contains for ASCII letters of any case; part is in lower case.

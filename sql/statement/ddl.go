@@ -1,12 +1,14 @@
 package statement
 
 import (
+	"strings"
+
 	t "github.com/pganalyze/pg_query_go/v6"
 )
 
 // classifyDDL is for statements on the catalog: which are for all nodes, which for this one, which for none.
 func classifyDDL(w words, s *Statement) {
-	s.Kind = DDL
+	s.Kind, s.Verb = DDL, strings.ToLower(w.word(0))
 	i := 1
 	if w.is(1, t.Token_OR, t.Token_REPLACE) {
 		i = 3
@@ -22,16 +24,30 @@ func classifyDDL(w words, s *Statement) {
 	case t.Token_SYSTEM_P:
 		s.Kind = Local
 		return
-	case t.Token_DATABASE, t.Token_TABLESPACE:
+	case t.Token_DATABASE, t.Token_TABLESPACE, t.Token_SUBSCRIPTION:
 		if w.at(0) != t.Token_COMMENT && w.at(0) != t.Token_GRANT && w.at(0) != t.Token_REVOKE {
 			s.Kind, s.Flags = Local, Unguarded
 		}
 		return
 	}
-	if concurrently(w) {
-		s.Kind = Refused
-		s.Why = "CONCURRENTLY is not supported in a multimaster cluster yet"
-		return
+	if k := w.find(t.Token_CONCURRENTLY); k > 0 {
+		blank := []Patch{{w.tokens[k].start, w.tokens[k].end - w.tokens[k].start, strings.Repeat(" ", len("concurrently"))}}
+		switch {
+		case w.at(0) == t.Token_REFRESH:
+			s.Without = blank
+		case concurrently(w, k):
+			s.Hide, s.Flags = blank, s.Flags|Concurrently
+		}
+	}
+	if w.at(i) == t.Token_FUNCTION || w.at(i) == t.Token_PROCEDURE {
+		s.Flags |= Routine
+	}
+	if k := w.find(t.Token_EXECUTE); k > 0 && w.at(k-1) == t.Token_AS {
+		if s.Runs = w.word(k + 1); strings.HasPrefix(s.Runs, `"`) {
+			s.Runs = strings.ReplaceAll(strings.Trim(s.Runs, `"`), `""`, `"`)
+		} else {
+			s.Runs = strings.ToLower(s.Runs)
+		}
 	}
 	s.Target = target(w, i)
 	if len(s.Target) > 8 && (hasTempSchema(s.Target)) {
@@ -43,13 +59,9 @@ func hasTempSchema(name string) bool {
 	return containsFold(name[:8], "pg_temp")
 }
 
-// concurrently finds CREATE INDEX, DROP INDEX and DETACH PARTITION that would need several transactions. REFRESH
-// MATERIALIZED VIEW CONCURRENTLY needs one only.
-func concurrently(w words) bool {
-	i := w.find(t.Token_CONCURRENTLY)
-	if i < 0 || w.at(0) == t.Token_REFRESH {
-		return false
-	}
+// concurrently reports whether the CONCURRENTLY at token i is that of CREATE INDEX, DROP INDEX or DETACH PARTITION, which need several
+// transactions.
+func concurrently(w words, i int) bool {
 	return w.at(i-1) == t.Token_INDEX || w.at(0) == t.Token_ALTER && w.has(t.Token_DETACH)
 }
 

@@ -39,10 +39,12 @@ var hidden = map[string]string{
 	"pg_publication":        `(SELECT %s* FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_publication_tables": `(SELECT %s* FROM pg_catalog.pg_publication_tables WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_event_trigger": `(SELECT %s* FROM pg_catalog.pg_event_trigger WHERE evtname OPERATOR(pg_catalog.<>) ALL ` +
-		`('{mtm_ddl,mtm_before_ddl,mtm_drop}'::pg_catalog.name[]))`,
+		`('{mtm_ddl,mtm_before_ddl,mtm_nested_ddl,mtm_drop}'::pg_catalog.name[]))`,
 	"pg_prepared_xacts": `(SELECT %s* FROM pg_catalog.pg_prepared_xacts WHERE gid OPERATOR(pg_catalog.!~~) 'mtm-%%')`,
 	"pg_replication_slots": `(SELECT %s* FROM pg_catalog.pg_replication_slots ` +
 		`WHERE slot_name OPERATOR(pg_catalog.!~) '^mtm(_|$)')`,
+	// The daemon of this database lives while it holds this lock (schema's status.sql).
+	"pg_locks":   `(SELECT %s* FROM pg_catalog.pg_locks WHERE classid OPERATOR(pg_catalog.<>) 1836346733 OR classid IS NULL)`,
 	"pg_tables":  `(SELECT %s* FROM pg_catalog.pg_tables WHERE schemaname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_views":   `(SELECT %s* FROM pg_catalog.pg_views WHERE schemaname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_indexes": `(SELECT %s* FROM pg_catalog.pg_indexes WHERE schemaname OPERATOR(pg_catalog.<>) 'mtm')`,
@@ -50,6 +52,12 @@ var hidden = map[string]string{
 		`COALESCE(user_increment, seqincrement) AS seqincrement, COALESCE(user_max, seqmax) AS seqmax, ` +
 		`COALESCE(user_min, seqmin) AS seqmin, seqcache, seqcycle FROM pg_catalog.pg_sequence p LEFT JOIN mtm.sequences m ` +
 		`ON m.seqid OPERATOR(pg_catalog.=) p.seqrelid AND m.stepped)`,
+}
+
+// views are those of hidden that have no tableoid.
+var views = map[string]bool{
+	"pg_publication_tables": true, "pg_prepared_xacts": true, "pg_replication_slots": true, "pg_locks": true, "pg_tables": true,
+	"pg_views": true, "pg_indexes": true,
 }
 
 // hiddenIdentity is hidden["pg_class"] for who asks for the replica identity: that FULL is our doing does not show. The columns
@@ -145,7 +153,7 @@ func (w words) hiddenAt(first, last int, oids, identity bool) (p Patch, ok bool)
 		sub = hiddenIdentity
 	}
 	column := ""
-	if oids && !strings.HasSuffix(name, "s") { // not of views
+	if oids && !views[name] {
 		column = "tableoid, "
 		if name == "pg_sequence" {
 			column = "p.tableoid, "

@@ -44,8 +44,10 @@ func TestHide(t *testing.T) {
 }
 
 func TestHideGivesTableoid(t *testing.T) {
-	stmts, _ := Split("select tableoid, oid from pg_type; select tableoid from pg_sequence; select relreplident from pg_class")
+	stmts, _ := Split("select tableoid, oid from pg_type; select tableoid from pg_sequence; select relreplident, tableoid from pg_class, pg_locks")
 	require.Contains(t, stmts[0].Hide[0].Text, "SELECT tableoid, *")
 	require.Contains(t, stmts[1].Hide[0].Text, "SELECT p.tableoid, seqrelid")
+	require.Contains(t, stmts[2].Hide[0].Text, "SELECT tableoid, oid")
 	require.Contains(t, stmts[2].Hide[0].Text, "full_identity")
+	require.NotContains(t, stmts[2].Hide[1].Text, "tableoid")
 }

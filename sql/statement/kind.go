@@ -44,6 +44,8 @@ const (
 	ShowsPrepared                   // names pg_prepared_statements
 	Unguarded                       // Local: does not run under default_transaction_read_only
 	OwnSchema                       // Read: takes rows from functions and tables of schema mtm only
+	Concurrently                    // DDL: says CONCURRENTLY, which Hide takes out; only outside of a block
+	Routine                         // DDL: creates a function or procedure
 	Exclusive                       // names a catalog in a statement that could lock it for good
 )
 

@@ -94,7 +94,7 @@ func classifyExplain(w words, s *Statement) {
 	inner := classify(w.text, w.tokens[i:])
 	switch inner.Kind {
 	case Read, Write, DDL, TempDDL:
-		s.Kind, s.Flags = inner.Kind, inner.Flags&^(PlainDML|OwnSchema)
+		s.Kind, s.Flags, s.Runs = inner.Kind, inner.Flags&^(PlainDML|OwnSchema), inner.Runs
 	}
 }
 

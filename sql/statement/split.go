@@ -16,9 +16,18 @@ type Statement struct {
 	Target string // DDL: the table or view it is about, as written; empty if that is not plain
 	GID    string // PrepareTx, FinishPrepared: the name, if it is a plain literal
 	Why    string // Refused: what the client is told
+	Hint   string // … and what he can do
+	Runs   string // DDL: CREATE TABLE … AS EXECUTE: the name of the prepared statement
+	Verb   string // DDL: the first word, in lower case
 
-	Hide []Patch // Read: of the text it was found in, so that what is ours does not show in the catalog
+	// Hide changes the text that the statement was found in. Read: so that what is ours does not show in the catalog. DDL: CONCURRENTLY
+	// becomes blanks.
+	Hide []Patch
+	// Without is such a change for REFRESH MATERIALIZED VIEW CONCURRENTLY, which uses a temporary table: it is needed if that
+	// cannot be prepared.
+	Without []Patch
 
+	seen  atomic.Bool
 	wrote atomic.Bool  // a Read that PostgreSQL refused with 25006
 	slow  atomic.Int32 // executions left for which Slow is true
 }
@@ -34,6 +43,9 @@ func (s *Statement) Wrote() bool { return s.wrote.Load() }
 
 // MarkWrote remembers that PostgreSQL would not run the statement in a read-only transaction.
 func (s *Statement) MarkWrote() { s.wrote.Store(true) }
+
+// Seen reports whether it was asked before: how long a statement takes is not known the first time.
+func (s *Statement) Seen() bool { return s.seen.Swap(true) }
 
 // Slow reports whether the statement took long lately, and counts that one execution down.
 func (s *Statement) Slow() bool { return s.slow.Load() > 0 && s.slow.Add(-1) >= 0 }

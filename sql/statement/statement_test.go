@@ -62,9 +62,13 @@ func TestKinds(t *testing.T) {
 		{"create temp table t (a int)", TempDDL, Temporary},
 		{"create or replace temporary view v as select 1", TempDDL, Temporary},
 		{"create unlogged table t (a int)", DDL, 0},
-		{"create index concurrently on t (a)", Refused, 0},
-		{"create unique index concurrently i on t (a)", Refused, 0},
-		{"drop index concurrently i", Refused, 0},
+		{"create index concurrently on t (a)", DDL, Concurrently},
+		{"select lo_create(0)", Refused, 0},
+		{"insert into t values (pg_catalog.lo_from_bytea(0, 'x'))", Refused, 0},
+		{"select lo_get(5)", Read, 0},
+		{"create or replace function f() returns int language sql as 'select 1'", DDL, Routine},
+		{"create unique index concurrently i on t (a)", DDL, Concurrently},
+		{"drop index concurrently i", DDL, Concurrently},
 		{"refresh materialized view concurrently m", DDL, 0},
 		{"create database d", Local, Unguarded},
 		{"comment on database d is 'x'", DDL, 0},
@@ -213,4 +217,15 @@ func BenchmarkSplit(b *testing.B) {
 	for b.Loop() {
 		Split("UPDATE pgbench_accounts SET abalance = abalance + 17 WHERE aid = 123456;")
 	}
+}
+
+func TestDDLThatNeedsMore(t *testing.T) {
+	stmts, _ := Split("create index concurrently i on t (a); refresh materialized view concurrently m; " +
+		"create table x as execute \"P\"(1); explain analyze create table y as execute Q")
+	text := "create index concurrently i on t (a)"
+	require.Equal(t, "create index              i on t (a)", Apply(text, stmts[0].Hide))
+	require.Empty(t, stmts[1].Hide)
+	require.Len(t, stmts[1].Without, 1)
+	require.Equal(t, "P", stmts[2].Runs)
+	require.Equal(t, "q", stmts[3].Runs)
 }

@@ -30,6 +30,7 @@ type node struct {
 	sessions []*client // connected now
 	spills   map[string]int
 	crashed  bool // ever
+	absent   bool // not added yet, or gone for ever
 }
 
 func newNode(w *world, id mtm.NodeID) *node {
@@ -44,7 +45,7 @@ func newNode(w *world, id mtm.NodeID) *node {
 // start is a new mtmd process: read the journal, meet PostgreSQL, go.
 func (n *node) start() {
 	w := n.w
-	if n.alive {
+	if n.alive || n.absent {
 		return
 	}
 	if !n.pg.up {
@@ -58,7 +59,7 @@ func (n *node) start() {
 	n.streams, n.recQueue, n.recBusy, n.frozen = map[mtm.NodeID]*stream{}, nil, false, 0
 	cfg := w.plan.config()
 	cfg.ID = n.id
-	cfg.Generation = mtm.Generation{Num: 1, Members: w.all, Configured: w.all}
+	cfg.Generation = mtm.Generation{Num: 1, Members: w.initial, Configured: w.initial}
 	cfg.Incarnation = n.life
 	n.pg.endAll() // nothing of the earlier life may prepare after this
 	cfg.Recovered = n.pg.recovered

@@ -20,6 +20,7 @@ func main() {
 	mode := flag.String("mode", "", "what goes wrong: "+strings.Join(slices.Compact(slices.Clone(modes)), ", ")+"; empty: by the seed")
 	nodes := flag.Int("nodes", 0, "1 to 16; 0: mostly three, sometimes two, four or five")
 	referee := flag.Bool("referee", false, "two nodes and a referee; -elections is implied")
+	members := flag.Bool("members", false, "nodes are added and dropped: 3, 4, 5, 3; -elections is implied")
 	elections := flag.Bool("elections", false, "the generation changes: members are excluded, recover and come back")
 	workers := flag.Int("workers", runtime.NumCPU(), "seeds run at a time")
 	flag.Parse()
@@ -38,7 +39,7 @@ func main() {
 	if one {
 		first, count = *seed, 1
 	}
-	o := options{nodes: *nodes, elections: *elections, referee: *referee, plant: *plant, mode: *mode}
+	o := options{nodes: *nodes, elections: *elections, referee: *referee, members: *members, plant: *plant, mode: *mode}
 	if *trace {
 		o.trace = os.Stdout
 		*workers = 1
@@ -55,6 +56,9 @@ func main() {
 		}
 		if *mode != "" {
 			again += " -mode " + *mode
+		}
+		if *members {
+			again += " -members"
 		}
 		if *referee {
 			again += " -referee"

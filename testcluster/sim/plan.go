@@ -39,7 +39,16 @@ var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDo
 
 var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
 
-var allPlants = slices.Concat(plants, electionPlants, refereePlants)
+// Those that need changes of the configured nodes.
+const (
+	plantAcceptors = "acceptors-of-now" // a ballot counts the nodes that are configured now
+	plantCopy      = "copy-as-donor"    // who began as a copy is a donor for who lacks what the copy had
+	plantAnyBase   = "any-base"         // a change starts before a majority is online
+)
+
+var memberPlants = []string{plantAcceptors, plantAnyBase, plantCopy}
+
+var allPlants = slices.Concat(plants, electionPlants, refereePlants, memberPlants)
 
 const (
 	ms     = 1000
@@ -144,6 +153,9 @@ func (p plan) config() coordinator.Config {
 			NoDeps:          p.plant == plantNoDeps,
 			SkipMark:        p.plant == plantSkipMark,
 			AnyDonor:        p.plant == plantLowDonor,
+			AcceptorsNow:    p.plant == plantAcceptors,
+			AnyBase:         p.plant == plantAnyBase,
+			CopyDonor:       p.plant == plantCopy,
 		},
 	}
 }

@@ -189,7 +189,7 @@ func (s *stream) tell(gid mtm.GID, p mtm.RecPrepare, fate mtm.Fate) {
 	if fate != mtm.FateAborted {
 		payload = s.n.inline(payload)
 	}
-	s.send(mtm.RecoverTxn{Stream: s.req.Stream, Life: s.n.life, Seq: s.next(), GID: gid, Age: p.Age, Deps: p.Deps, Payload: payload, Fate: fate})
+	s.send(mtm.RecoverTxn{Stream: s.req.Stream, Life: s.n.life, Seq: s.next(), GID: gid, Age: p.Age, Deps: p.Deps, Payload: payload, Fate: fate, Acceptors: p.Acceptors})
 }
 
 func (s *stream) next() uint64 { s.seq++; return s.seq }

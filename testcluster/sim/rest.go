@@ -13,7 +13,13 @@ func (w *world) unrest() string {
 			return fmt.Sprintf("client %d of %d waits for %s", c.id, len(w.clients), c.gid)
 		}
 	}
+	if w.operator != nil && len(w.operator.steps) > 0 {
+		return fmt.Sprintf("the operator waits: %v", w.operator.steps)
+	}
 	for _, n := range w.nodes {
+		if !w.all.Has(n.id) {
+			continue
+		}
 		if why := n.unrest(0); why != "" {
 			return fmt.Sprintf("n%d %s", n.id, why)
 		}
@@ -83,14 +89,14 @@ func (n *node) unrest(away mtm.NodeID) string {
 	for _, r := range n.brain.Checkpoint() {
 		switch r := r.(type) {
 		case mtm.RecDecide:
-			if r.GID.Origin != away {
+			if r.GID.Origin != away && n.w.all.Has(r.GID.Origin) {
 				return fmt.Sprintf("remembers %T%+v", r, r)
 			}
 		case mtm.RecHave:
-			if r.Origin != away {
+			if r.Origin != away && n.w.all.Has(r.Origin) {
 				return fmt.Sprintf("remembers %T%+v", r, r)
 			}
-		case mtm.RecCheckpoint, mtm.RecCheckpointEnd, mtm.RecReserve, mtm.RecForget, mtm.RecGeneration:
+		case mtm.RecBase, mtm.RecCheckpoint, mtm.RecCheckpointEnd, mtm.RecReserve, mtm.RecForget, mtm.RecGeneration:
 		default:
 			return fmt.Sprintf("remembers %T%+v", r, r)
 		}

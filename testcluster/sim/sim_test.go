@@ -75,6 +75,18 @@ func TestRunsWithARefereeGoOnAlone(t *testing.T) {
 	require.Greater(t, acks, 100)
 }
 
+// Nodes are added and dropped, living and dead, while all else goes wrong: 3, 4, 5 and back to 3.
+func TestMembersHoldAllInvariants(t *testing.T) {
+	changes := 0
+	for seed := uint64(1); seed <= 60; seed++ {
+		w := newWorld(seed, options{members: true})
+		w.play()
+		require.NoError(t, w.failure, "go run ./testcluster/sim -members -seed %d -trace", seed)
+		changes += w.operator.done
+	}
+	require.Equal(t, 60*4, changes)
+}
+
 // With elections a run must exclude members and take them back, else nothing is tested.
 func TestRunsWithElectionsExcludeAndRecover(t *testing.T) {
 	recovered, highest := 0, uint64(0)

@@ -18,7 +18,9 @@ type world struct {
 	queue    queue
 	nodes    []*node // node i+1 at i
 	clients  []*client
-	all      mtm.NodeSet
+	all      mtm.NodeSet // configured, when all that operators asked for is done
+	initial  mtm.NodeSet // configured at first
+	operator *operator   // changes them; nil: nobody does
 	net      network
 	referee  referee
 	traps    []*trap
@@ -38,6 +40,7 @@ type options struct {
 	mode      string
 	elections bool
 	referee   bool
+	members   bool
 	trace     io.Writer
 }
 
@@ -54,6 +57,10 @@ func newWorld(seed uint64, o options) *world {
 	if o.referee {
 		o.nodes, o.elections = 2, true
 	}
+	o.members = o.members || slices.Contains(memberPlants, o.plant)
+	if o.members {
+		o.nodes, o.elections = firstNodes, true
+	}
 	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant, o.mode), out: o.trace}
 	if o.elections || slices.Contains(electionPlants, o.plant) {
 		w.setElections(rng)
@@ -61,10 +68,14 @@ func newWorld(seed uint64, o options) *world {
 	if o.referee {
 		w.setReferee(rng)
 	}
+	if o.members {
+		w.setMembers()
+	}
 	w.check = newChecker(w)
 	for i := 1; i <= w.plan.nodes; i++ {
 		w.all = w.all.With(mtm.NodeID(i))
 	}
+	w.initial = w.all
 	for _, id := range w.all.IDs() {
 		w.nodes = append(w.nodes, newNode(w, id))
 	}
@@ -83,6 +94,9 @@ func (w *world) play() {
 	}
 	for _, n := range w.nodes {
 		n.start()
+	}
+	if w.operator != nil {
+		w.operator.start()
 	}
 	for i := 0; i < w.plan.clients; i++ {
 		newClient(w, i)
