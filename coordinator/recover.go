@@ -173,7 +173,11 @@ func (n *Node) onRecoverItem(from mtm.NodeID, stream, life, seq uint64, b mtm.Bo
 		return
 	}
 	if d, ok := b.(mtm.RecoverDone); ok && seq == 0 {
-		r.heard, r.behind = n.now, d.Behind
+		// A donor that waits for an acknowledgement, and a node that waits for what was lost, would wait for ever.
+		if len(r.queue) > 0 || len(n.pending) > 0 || d.Behind < r.behind || r.behind == 0 {
+			r.heard = n.now
+		}
+		r.behind = d.Behind
 		return
 	}
 	if seq < r.next {
