@@ -3,6 +3,7 @@ package logrep
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -226,6 +227,15 @@ func (t *applyTxn) checkSoFar() error {
 	t.fk.open = append(t.fk.open, missing...)
 	t.fk.todo, t.fk.seen = nil, map[string]bool{}
 	return err
+}
+
+// forgetReferences drops what the rows of a table refer to: it is truncated, perhaps with their parents.
+func (t *applyTxn) forgetReferences(rel *applyRel) {
+	if t.fk == nil {
+		return
+	}
+	gone := func(r reference) bool { return r.rel.name == rel.name }
+	t.fk.todo, t.fk.open, t.fk.seen = slices.DeleteFunc(t.fk.todo, gone), slices.DeleteFunc(t.fk.open, gone), map[string]bool{}
 }
 
 // checkReferences locks every parent, at the transaction's end.

@@ -88,10 +88,7 @@ func (t *applyTxn) frames(in *payloadReader) error {
 
 // prepare ends the transaction under the job's gid.
 func (t *applyTxn) prepare() error {
-	if err := t.endRun(); err != nil {
-		return err
-	}
-	if err := t.endGone(); err != nil {
+	if err := t.endHeld(); err != nil {
 		return err
 	}
 	if err := t.checkReferences(); err != nil {
@@ -255,6 +252,14 @@ func (t *applyTxn) insert(body []byte) error {
 	return nil
 }
 
+// endHeld sends all that was held back.
+func (t *applyTxn) endHeld() error {
+	if err := t.endRun(); err != nil {
+		return err
+	}
+	return t.endGone()
+}
+
 // endRun sends the INSERTs that were held back, or ends their COPY.
 func (t *applyTxn) endRun() error {
 	if t.copying {
@@ -308,6 +313,7 @@ func (t *applyTxn) truncate(m *pgoutput.Truncate) error {
 		if err != nil {
 			return err
 		}
+		t.forgetReferences(rel)
 		kind, err := t.rows("SELECT relkind FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1)", rel.name)
 		if err != nil {
 			return err

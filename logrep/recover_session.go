@@ -96,7 +96,7 @@ func (s *recoverSession) apply(job recoverJob) error {
 	for {
 		f, err := in.next()
 		if err == io.EOF {
-			err = t.endRun()
+			err = t.endHeld()
 			if err == nil {
 				return nil
 			}

@@ -1,0 +1,43 @@
+-- DDL in functions and DO, and DDL on temporary objects beside it.
+CREATE SCHEMA corpus_nested;
+SET search_path = corpus_nested;
+DO $$ BEGIN CREATE TABLE a (id int PRIMARY KEY, v text DEFAULT 'it''s "quoted"'); INSERT INTO a VALUES (1); END $$;
+CREATE FUNCTION make(name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE %I (id int PRIMARY KEY)', name);
+    EXECUTE format('INSERT INTO %I SELECT generate_series(1, 5)', name);
+END $$;
+SELECT make('b'), make('odd name');
+SELECT * FROM "odd name" ORDER BY id;
+CREATE FUNCTION single() RETURNS void LANGUAGE sql AS 'CREATE TABLE c AS SELECT id * 2 AS double FROM corpus_nested.b;';
+SELECT single();
+SELECT * FROM c ORDER BY double;
+BEGIN;
+DO $$ BEGIN ALTER TABLE a ADD COLUMN w int; UPDATE a SET w = 5; DROP TABLE b; END $$;
+SELECT * FROM a;
+ROLLBACK;
+SELECT count(*) FROM b;
+BEGIN;
+SAVEPOINT s;
+SELECT make('d');
+ROLLBACK TO s;
+SELECT make('e');
+COMMIT;
+SELECT count(*) FROM e;
+SELECT count(*) FROM d;
+DO $$ BEGIN DROP TABLE IF EXISTS nowhere; CREATE TEMP TABLE t (id int); CREATE INDEX ON t (id); DROP TABLE t; END $$;
+CREATE TEMP TABLE tt (id int);
+CREATE VIEW over_tt AS SELECT * FROM tt;
+COMMENT ON TABLE tt IS 'temporary';
+CREATE FUNCTION from_tt() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM tt';
+CREATE FUNCTION rows_of_tt() RETURNS SETOF tt LANGUAGE sql AS 'SELECT * FROM tt';
+INSERT INTO tt VALUES (1), (2);
+SELECT from_tt(), (SELECT count(*) FROM rows_of_tt()), (SELECT count(*) FROM over_tt);
+DROP FUNCTION rows_of_tt();
+DROP TABLE tt CASCADE;
+CREATE TABLE f (id int PRIMARY KEY, v int);
+CREATE INDEX CONCURRENTLY f_v ON f (v);
+DROP INDEX CONCURRENTLY f_v;
+PREPARE p (int) AS SELECT $1 AS x;
+CREATE TABLE g AS EXECUTE p(7);
+SELECT * FROM g;
