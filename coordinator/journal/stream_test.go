@@ -52,15 +52,20 @@ func newReceiver(t testing.TB, j *Journal, cfg StreamConfig) *receiver {
 	cfg.Log, cfg.Send = quiet, r.send
 	cfg.Failed = func(_ mtm.NodeID, err error) { r.fails <- err }
 	r.s = NewStreamer(j, cfg)
+	r.stop = r.serve()
+	t.Cleanup(r.stop)
+	return r
+}
+
+// serve runs the streamer until the function that it returns is called.
+func (r *receiver) serve() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var g errgroup.Group
 	g.Go(func() error { return r.s.Run(ctx) })
-	r.stop = sync.OnceFunc(func() {
+	return sync.OnceFunc(func() {
 		cancel()
-		require.ErrorIs(t, g.Wait(), context.Canceled)
+		require.ErrorIs(r.t, g.Wait(), context.Canceled)
 	})
-	t.Cleanup(r.stop)
-	return r
 }
 
 func (r *receiver) send(m mtm.Message) {
