@@ -190,7 +190,7 @@ func gidOf(origin mtm.NodeID, seq uint64) mtm.GID { return mtm.GID{Origin: origi
 
 func prepare(gid mtm.GID) mtm.RecPrepare {
 	data := []byte(gid.String())
-	return mtm.RecPrepare{GID: gid, Age: gid.Seq, Payload: mtm.Payload{Data: data, Size: int64(len(data))}}
+	return mtm.RecPrepare{GID: gid, Age: gid.Seq, Acceptors: mtm.Nodes(1, gid.Origin+1), Payload: mtm.Payload{Data: data, Size: int64(len(data))}}
 }
 
 func again(gid mtm.GID) mtm.RecPrepare { // as a checkpoint repeats it
@@ -246,6 +246,7 @@ func TestAStreamSaysWhatTheJournalSays(t *testing.T) {
 	txn := got[2].(mtm.RecoverTxn)
 	require.EqualValues(t, 2, txn.Age)
 	require.EqualValues(t, 5, txn.Life)
+	require.Equal(t, mtm.Nodes(1, 2), txn.Acceptors)
 }
 
 func TestAStreamFollowsWhatIsDurable(t *testing.T) {
