@@ -52,15 +52,20 @@ func newReceiver(t testing.TB, j *Journal, cfg StreamConfig) *receiver {
 	cfg.Log, cfg.Send = quiet, r.send
 	cfg.Failed = func(_ mtm.NodeID, err error) { r.fails <- err }
 	r.s = NewStreamer(j, cfg)
+	r.stop = r.serve()
+	t.Cleanup(r.stop)
+	return r
+}
+
+// serve runs the streamer until the function that it returns is called.
+func (r *receiver) serve() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var g errgroup.Group
 	g.Go(func() error { return r.s.Run(ctx) })
-	r.stop = sync.OnceFunc(func() {
+	return sync.OnceFunc(func() {
 		cancel()
-		require.ErrorIs(t, g.Wait(), context.Canceled)
+		require.ErrorIs(r.t, g.Wait(), context.Canceled)
 	})
-	t.Cleanup(r.stop)
-	return r
 }
 
 func (r *receiver) send(m mtm.Message) {
@@ -185,7 +190,7 @@ func gidOf(origin mtm.NodeID, seq uint64) mtm.GID { return mtm.GID{Origin: origi
 
 func prepare(gid mtm.GID) mtm.RecPrepare {
 	data := []byte(gid.String())
-	return mtm.RecPrepare{GID: gid, Age: gid.Seq, Payload: mtm.Payload{Data: data, Size: int64(len(data))}}
+	return mtm.RecPrepare{GID: gid, Age: gid.Seq, Acceptors: mtm.Nodes(1, gid.Origin+1), Payload: mtm.Payload{Data: data, Size: int64(len(data))}}
 }
 
 func again(gid mtm.GID) mtm.RecPrepare { // as a checkpoint repeats it
@@ -241,6 +246,7 @@ func TestAStreamSaysWhatTheJournalSays(t *testing.T) {
 	txn := got[2].(mtm.RecoverTxn)
 	require.EqualValues(t, 2, txn.Age)
 	require.EqualValues(t, 5, txn.Life)
+	require.Equal(t, mtm.Nodes(1, 2), txn.Acceptors)
 }
 
 func TestAStreamFollowsWhatIsDurable(t *testing.T) {
