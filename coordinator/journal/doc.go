@@ -11,12 +11,15 @@
 //
 //   - Records have consecutive indexes from 1. Append gives them in order, and after a crash the log is a prefix of what
 //     was appended, with at least everything that was synced.
+//
 //   - One Append with sync costs one write and one fdatasync, whatever the number of records, but where a segment ends.
 //     Segments are allocated in advance, so that no append makes a file grow.
+//
 //   - A record is synced, or an error says that nobody knows. After a failed write or fdatasync the journal refuses
 //     everything: the kernel may have dropped the pages, so a second fdatasync that succeeds would prove nothing
 //     (Rebello et al., Can Applications Recover from fsync Failures?, 2020). The process must end; the next one reads
 //     what really is on disk.
+//
 //   - A torn tail (records that were never synced, half there) is cut off when the journal is opened. Damage to
 //     what was synced is an error, a *CorruptError that says where, and never cut off: each record tells how far the log
 //     had been synced when it was written, and so convicts those before it; Close and Truncate leave such a mark, too. What
