@@ -15,6 +15,7 @@ type Status struct {
 	InFlight   int         // own transactions that are not finished everywhere
 	Undecided  int         // transactions of any origin without an outcome
 	InDoubt    []mtm.GID   // undecided ones whose origin is lost, ascending
+	CountsOn   mtm.NodeSet // the nodes that decide what is undecided: one that is dropped must not go away yet
 	Dropped    bool        // it is configured no more, and never will be again
 	Joining    bool        // it is not configured yet
 }
@@ -47,6 +48,7 @@ func (n *Node) Status() Status {
 		}
 		if t.outcome == undecided {
 			s.Undecided++
+			s.CountsOn = s.CountsOn.Union(t.acceptors)
 			if t.orphan {
 				s.InDoubt = append(s.InDoubt, t.gid)
 			}

@@ -34,13 +34,14 @@ import (
 //	elapse nodes= to=             time passes for these nodes, in steps of 20 ms, and what they say about generations arrives
 //	stream node= [gid= committed|aborted|undecided] [mark=] [end]    the donor's next message to a node that recovers
 //	dropnode node= target=        an operator asks node to have target configured no more
+//	referee node= kind=grant gen= [ok] [holder= holdergen=]    the referee's answer (cluster nodes=2 elections referee)
 //	recovered node= at=           everything up to at is in PostgreSQL
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s *stage
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			if d.Cmd == "cluster" {
-				s = newStage(t, argInt(d, "nodes", 3), Config{Elections: d.HasArg("elections")})
+				s = newStage(t, argInt(d, "nodes", 3), Config{Elections: d.HasArg("elections"), Referee: d.HasArg("referee")})
 				s.out.Reset()
 				return "ok\n"
 			}
@@ -221,6 +222,8 @@ func (s *stage) command(d *datadriven.TestData) {
 		s.step(id, Tick{Now: uint64(argInt(d, "now", 0))})
 	case "closed":
 		s.step(id, GateClosed{Next: uint64(argInt(d, "next", 0)), Seq: uint64(argInt(d, "seq", 0))})
+	case "referee":
+		s.step(id, RefereeSaid{Answer: argAnswer(d)})
 	case "recovered":
 		s.step(id, Recovered{At: uint64(argInt(d, "at", 0))})
 	case "stream":
@@ -300,6 +303,14 @@ func argGID(t *testing.T, d *datadriven.TestData, key string) mtm.GID {
 		d.Fatalf(t, "bad gid %q", text)
 	}
 	return gid
+}
+
+func argAnswer(d *datadriven.TestData) mtm.RefereeAnswer {
+	kinds := map[string]mtm.RefereeKind{"probe": mtm.RefereeProbe, "grant": mtm.RefereeGrant, "clear": mtm.RefereeClear}
+	return mtm.RefereeAnswer{
+		Kind: kinds[argString(d, "kind")], Gen: uint64(argInt(d, "gen", 0)), OK: d.HasArg("ok"),
+		Holder: mtm.NodeID(argInt(d, "holder", 0)), HolderGen: uint64(argInt(d, "holdergen", 0)),
+	}
 }
 
 func argPayload(d *datadriven.TestData, gid mtm.GID) mtm.Payload {
@@ -431,6 +442,8 @@ func describe(v any) string {
 		return fmt.Sprintf("StreamAcked to %d up to %d", v.To, v.Seq)
 	case ApplyRecovered:
 		return fmt.Sprintf("ApplyRecovered %s at %d", v.GID, v.At)
+	case AskReferee:
+		return fmt.Sprintf("AskReferee: %v", v.Request)
 	case TellOutcome:
 		return fmt.Sprintf("TellOutcome %s to %d", v.GID, v.To)
 	case Apply:

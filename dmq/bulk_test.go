@@ -83,6 +83,30 @@ func TestLargePayloadArrivesInASpillFileOfTheReceiver(t *testing.T) {
 	noLeftovers(t, b)
 }
 
+// TestLargePayloadOfRecoveryArrives: a node that recovers gets large transactions, too, in files of its own.
+func TestLargePayloadOfRecoveryArrives(t *testing.T) {
+	a, b, _, _ := pair(t, nil)
+	m, want := large(t, a, 1, 3*bulkChunk)
+	p := m.Body.(mtm.Prepare)
+	m.Body = mtm.RecoverTxn{Stream: 7, Seq: 3, Life: 2, GID: p.GID, Payload: p.Payload, Fate: mtm.FateCommitted}
+	a.Send(m)
+	var got mtm.RecoverTxn
+	b.sink.wait(t, "the transaction", func(all []seen) bool {
+		for _, e := range all {
+			if r, ok := e.message.Body.(mtm.RecoverTxn); ok {
+				got = r
+				return true
+			}
+		}
+		return false
+	})
+	data, err := os.ReadFile(filepath.Join(b.dir, got.Payload.Spill))
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(want, data))
+	require.NotContains(t, got.Payload.Spill, "large", "the receiver's own name")
+	require.EqualValues(t, 3, got.Seq)
+}
+
 func TestMessagesOvertakeALargePayload(t *testing.T) {
 	a, b, _, _ := pair(t, nil)
 	m, _ := large(t, a, 1, 64<<20)

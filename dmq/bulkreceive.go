@@ -59,8 +59,7 @@ func (q *Queue) bulkHead(rpc grpc.ClientStreamingServer[mtmpb.BulkChunk, mtmpb.B
 	if err != nil {
 		return nil, status.Error(codes.DataLoss, err.Error())
 	}
-	p, ok := m.Body.(mtm.Prepare)
-	if !ok || p.Payload.Spill == "" || head.Seq == 0 {
+	if payloadOf(m.Body).Spill == "" || head.Seq == 0 {
 		return nil, status.Error(codes.DataLoss, "dmq: no large payload")
 	}
 	if q.cfg.Spills == nil {
@@ -112,13 +111,13 @@ func (a *arrival) release() {
 
 // receive fills a spill file and delivers the message.
 func (a *arrival) receive(rpc grpc.ClientStreamingServer[mtmpb.BulkChunk, mtmpb.BulkAck], spills Spills) error {
-	body := a.message.Body.(mtm.Prepare)
+	payload := payloadOf(a.message.Body)
 	w, err := spills.Create()
 	if err != nil {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	defer w.Abort() // nothing, after Commit
-	if err := receiveChunks(rpc, w, body.Payload.Size); err != nil {
+	if err := receiveChunks(rpc, w, payload.Size); err != nil {
 		return err
 	}
 	if !a.stillCurrent() {
@@ -127,9 +126,33 @@ func (a *arrival) receive(rpc grpc.ClientStreamingServer[mtmpb.BulkChunk, mtmpb.
 	if err := w.Commit(); err != nil {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
-	body.Payload.Spill = w.Name()
-	a.message.Body = body
+	payload.Spill = w.Name()
+	a.message.Body = withPayload(a.message.Body, payload)
 	return a.deliver()
+}
+
+// payloadOf is the payload of a message that may carry a large one; else it is empty.
+func payloadOf(b mtm.Body) mtm.Payload {
+	switch b := b.(type) {
+	case mtm.Prepare:
+		return b.Payload
+	case mtm.RecoverTxn:
+		return b.Payload
+	}
+	return mtm.Payload{}
+}
+
+// withPayload is b, which carries a large payload, with p instead.
+func withPayload(b mtm.Body, p mtm.Payload) mtm.Body {
+	switch b := b.(type) {
+	case mtm.Prepare:
+		b.Payload = p
+		return b
+	case mtm.RecoverTxn:
+		b.Payload = p
+		return b
+	}
+	return b
 }
 
 func (a *arrival) stillCurrent() bool {

@@ -100,9 +100,17 @@ func (l *link) downSession(mine end, err error) {
 	}
 }
 
+// spilledIn is the payload that m carries, if it is a message that may carry a large one; else nil.
+func spilledIn(m *mtmpb.Message) *mtmpb.Payload {
+	if t := m.GetRecoverTxn(); t != nil {
+		return t.GetPayload()
+	}
+	return m.GetPrepare().GetPayload()
+}
+
 // sendBulk makes one attempt, on a connection of its own.
 func (l *link) sendBulk(ctx context.Context, j job) error {
-	payload := j.message.GetPrepare().GetPayload()
+	payload := spilledIn(j.message)
 	if l.cfg.Spills == nil {
 		return status.Error(codes.DataLoss, "dmq: no spill files are configured")
 	}

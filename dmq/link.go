@@ -100,7 +100,7 @@ func (l *link) send(m *mtmpb.Message, size int) {
 	}
 	l.bytes += size
 	l.stats.sent++
-	if m.GetPrepare().GetPayload().GetSpill() != "" {
+	if spilledIn(m).GetSpill() != "" {
 		l.large.add(item{m, size})
 		signal(l.bulk)
 		return

@@ -162,8 +162,8 @@ func (in *incoming) messages(f *mtmpb.LinkFrame) (received uint64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if pr, ok := m.Body.(mtm.Prepare); ok && pr.Payload.Spill != "" {
-			return 0, fmt.Errorf("a large payload of %v on the wrong stream", pr.GID)
+		if payloadOf(m.Body).Spill != "" {
+			return 0, fmt.Errorf("a large payload on the wrong stream, in a %T", m.Body)
 		}
 		size := protobuf.Size(p)
 		in.bytes += size

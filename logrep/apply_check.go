@@ -238,6 +238,27 @@ func (t *applyTxn) forgetReferences(rel *applyRel) {
 	t.fk.todo, t.fk.open, t.fk.seen = slices.DeleteFunc(t.fk.todo, gone), slices.DeleteFunc(t.fk.open, gone), map[string]bool{}
 }
 
+// referencesAgain drops what need not be checked any more, because DDL took the foreign key or its parent away.
+func (t *applyTxn) referencesAgain() error {
+	if t.fk == nil {
+		return nil
+	}
+	kept := map[*foreignKey]bool{}
+	var first error
+	gone := func(r reference) bool {
+		keep, known := kept[r.fk]
+		if !known && first == nil {
+			found, err := t.rows("SELECT conname FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conname = $1 "+
+				"AND conrelid = pg_catalog.to_regclass($2)", r.fk.Name, r.rel.name)
+			keep, first = err != nil || len(found) > 0, err
+			kept[r.fk] = keep
+		}
+		return !keep
+	}
+	t.fk.todo, t.fk.open = slices.DeleteFunc(t.fk.todo, gone), slices.DeleteFunc(t.fk.open, gone)
+	return first
+}
+
 // checkReferences locks every parent, at the transaction's end.
 func (t *applyTxn) checkReferences() error {
 	if t.fk == nil {

@@ -107,7 +107,7 @@ func (t *applyTxn) relationsAgain() error {
 		}
 		t.rels[id], t.known[id] = rel, body
 	}
-	return nil
+	return t.referencesAgain()
 }
 
 func (d *ddlMessage) names() []string {

@@ -96,14 +96,21 @@ func (b *bench) as(name, cluster string) *asker {
 // ask repeats the question until the answer comes, as the brain does.
 func (a *asker) ask(kind mtm.RefereeKind, node mtm.NodeID, gen uint64) mtm.RefereeAnswer {
 	deadline := time.After(20 * time.Second)
+	again := time.NewTicker(500 * time.Millisecond)
+	defer again.Stop()
 	for {
 		a.client.Ask(mtm.RefereeRequest{Kind: kind, Node: node, Gen: gen, Configured: mtm.Nodes(1, 2)})
-		select {
-		case r := <-a.answers:
-			return r
-		case <-time.After(100 * time.Millisecond): // not answered: ask again
-		case <-deadline:
-			require.Fail(a.t, "no answer")
+		for waits := true; waits; {
+			select {
+			case r := <-a.answers:
+				if r.Kind == kind && r.Gen == gen { // else it answers a question that was repeated before
+					return r
+				}
+			case <-again.C:
+				waits = false
+			case <-deadline:
+				require.Fail(a.t, "no answer")
+			}
 		}
 	}
 }

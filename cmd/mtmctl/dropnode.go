@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,13 +17,17 @@ import (
 	"mtm/cmd/mtmctl/admin"
 )
 
-const dropWait = 45 * time.Second
+const (
+	dropWait     = 45 * time.Second
+	unneededWait = 30 * time.Second
+)
 
 // dropResult is what drop-node prints.
 type dropResult struct {
-	Dropped    int    `json:"dropped"`
-	GenNum     uint64 `json:"gen_num"`
-	Configured []int  `json:"gen_configured"`
+	Dropped    int      `json:"dropped"`
+	GenNum     uint64   `json:"gen_num"`
+	Configured []int    `json:"gen_configured"`
+	NeededBy   []string `json:"needed_by,omitempty"` // nodes on which transactions in doubt count on it, or that do not say
 }
 
 func newDropNode() *cobra.Command {
@@ -29,7 +36,9 @@ func newDropNode() *cobra.Command {
 		Use: "drop-node NODE", Short: "Take a node, dead or alive, out of the cluster for ever",
 		Long: `drop-node makes the other nodes go on without NODE, a number: it counts for no majority any more. It asks the nodes
 that are given, in turn, until one does it. A majority of the nodes must be online.
-A node that is dropped while it lives refuses its clients from then on, and says why. To come back it has to be made anew.`,
+A node that is dropped while it lives refuses its clients from then on, and says why. To come back it has to be made anew.
+drop-node waits until no transaction that was begun with NODE is in doubt on the nodes that are given. If that takes longer than
+30 seconds it says so: leave NODE running until then, or, if it is dead, bring back the others that have failed.`,
 		Example: "  mtmctl drop-node 3 --cert-dir /etc/mtm/certs --node 1=db1:7001 --node 2=db2:7001",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -51,8 +60,13 @@ A node that is dropped while it lives refuses its clients from then on, and says
 			if err != nil {
 				return err
 			}
+			r.NeededBy = waitUnneeded(cmd.Context(), nodes, id)
 			return show(cmd, r, func(w io.Writer) {
 				fmt.Fprintf(w, "node %d is dropped; the cluster has nodes %s\n", r.Dropped, ids(r.Configured))
+				if len(r.NeededBy) > 0 {
+					fmt.Fprintf(w, "but %s may hold transactions in doubt that count on it: leave node %d running until mtmctl status shows none\n",
+						strings.Join(r.NeededBy, ", "), r.Dropped)
+				}
 			})
 		},
 	}
@@ -78,4 +92,34 @@ func dropNode(ctx context.Context, nodes []admin.Node, id int) (r dropResult, er
 		}
 	}
 	return r, err
+}
+
+// waitUnneeded waits until no node has a transaction in doubt that counts on a node that was dropped, and returns those that may
+// still have one.
+func waitUnneeded(ctx context.Context, nodes []admin.Node, id int) []string {
+	ctx, cancel := context.WithTimeout(ctx, unneededWait)
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	others := slices.DeleteFunc(slices.Clone(nodes), func(n admin.Node) bool { return n.ID == id })
+	for {
+		all, _ := askAll(ctx, others)
+		var need []string
+		for _, n := range all {
+			var r struct {
+				CountsOn []int `json:"counts_on"`
+			}
+			if n.Err != nil || json.Unmarshal(n.Raw, &r) != nil || slices.Contains(r.CountsOn, id) {
+				need = append(need, n.Peer)
+			}
+		}
+		if len(need) == 0 || ctx.Err() != nil {
+			return need
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return need
+		}
+	}
 }

@@ -142,6 +142,7 @@ type report struct {
 	Detail           string `json:"detail,omitempty"`
 	InFlight         int    `json:"in_flight"`
 	InDoubt          int    `json:"in_doubt"`
+	CountsOn         []int  `json:"counts_on"` // the nodes that decide what is undecided here
 	Donor            int    `json:"donor,omitempty"`        // whom it recovers from
 	Behind           uint64 `json:"bytes_behind,omitempty"` // of the donor's journal
 
@@ -170,6 +171,7 @@ func (d *daemon) report() report {
 	}
 	r.Connected, r.GenMembers, r.GenMembersOnline = ints(s.Connected), ints(s.Generation.Members), ints(s.Online)
 	r.GenNum, r.GenConfigured = s.Generation.Num, ints(s.Generation.Configured)
+	r.CountsOn = ints(s.CountsOn)
 	r.InFlight, r.InDoubt, r.Donor, r.Behind = s.InFlight, len(s.InDoubt), int(s.Donor), s.Behind
 	return r
 }

@@ -24,6 +24,7 @@
 //     what was synced is an error, a *CorruptError that says where, and never cut off: each record tells how far the log
 //     had been synced when it was written, and so convicts those before it; Close and Truncate leave such a mark, too. What
 //     no mark covers, the records that were synced last before a crash, cannot be told from a torn tail.
+//
 //   - What a restart does not need (Checkpoint) is kept for nodes that have to recover, as Retention says. A Streamer reads it
 //     for them, durable records only, and says nothing rather than leave anything out (ErrTruncated). A spill file that the
 //     kept log names stays until the last segment that names it is given up (DropSpill, SweepSpills).

@@ -49,9 +49,9 @@ select 1\; begin\; select 'ä'\; select nope;
 rollback;
 create table z (a int)\; insert into z values (1)\; select * from z\; drop table z;
 `,
-		"chain": "begin isolation level serializable; insert into t values (1, 'a'); commit and chain; show transaction_isolation;\n" +
+		"chain": "begin isolation level repeatable read; insert into t values (1, 'a'); commit and chain; show transaction_isolation;\n" +
 			"insert into t values (2, 'b'); rollback and chain; show transaction_isolation; commit; select * from t; show transaction_isolation;\n" +
-			"begin isolation level serializable; insert into t values (7, 'a'); commit and chain; select 1/0; commit and chain; show transaction_isolation; show transaction_read_only; insert into t values (8, 'a'); commit;\n" +
+			"begin isolation level repeatable read; insert into t values (7, 'a'); commit and chain; select 1/0; commit and chain; show transaction_isolation; show transaction_read_only; insert into t values (8, 'a'); commit;\n" +
 			"begin; select 1/0; rollback and chain; insert into t values (9, 'a'); commit; select 1\\; savepoint s\\; select 2;\nselect 1\\; commit and chain\\; select 2;\n" +
 			"create index concurrently ti on t (v); begin; drop index concurrently ti; rollback; drop index concurrently ti;\n" +
 			"begin isolation level repeatable read\\; insert into t values (3, 'a')\\; commit and chain\\; show transaction_isolation\\; commit;\n",

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"mtm"
@@ -126,7 +127,7 @@ func (s *session) conclude(ctx context.Context, u *unit, st step, fast bool, age
 	switch {
 	case failure == nil:
 		s.release(appendReady(nil, 'I'))
-	case s.tryAgain(u, failure, n), failure.Code == mtm.CodeNotSupported && s.fallback(u):
+	case s.tryAgain(u, failure, n), u.mayBeTemporary(failure) && s.fallback(u):
 		s.drop()
 		return true, nil
 	default:
@@ -159,6 +160,13 @@ func (s *session) tryAgain(u *unit, e *mtm.Error, n int) bool {
 		return true
 	}
 	return false
+}
+
+// mayBeTemporary reports whether the commit may have failed because of temporary objects: PostgreSQL said so, or another node lacks what
+// a function's body names.
+func (u *unit) mayBeTemporary(failure *mtm.Error) bool {
+	st := u.stmts[0]
+	return failure.Code == mtm.CodeNotSupported || u.temporary && st != nil && st.Has(statement.Routine) && strings.HasPrefix(failure.Code, "42")
 }
 
 // fallback decides whether a unit that PostgreSQL ran but would not prepare is run again otherwise. It was perhaps not known that it

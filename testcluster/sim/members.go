@@ -85,7 +85,8 @@ func (o *operator) next() {
 	o.steps = o.steps[1:]
 }
 
-// drop asks some node to drop n, until one that is online lives without it together with all its members.
+// drop asks some node to drop n, until one that is online lives without it together with all its members, and waits until nothing in
+// doubt counts on it.
 func (o *operator) drop(n *node) {
 	for _, other := range o.w.nodes {
 		if other == n || !other.alive {
@@ -93,15 +94,27 @@ func (o *operator) drop(n *node) {
 		}
 		st := other.brain.Status()
 		if st.Status == mtm.StatusOnline && !st.Generation.Configured.Has(n.id) && st.Online == st.Generation.Members {
-			o.next()
-			o.w.all = o.w.all.Without(n.id)
-			o.w.after(o.w.between(1, 500*ms), n.leaveForEver)
+			if o.unneeded(n) {
+				o.next()
+				o.w.all = o.w.all.Without(n.id)
+				o.w.after(o.w.between(1, 500*ms), n.leaveForEver)
+			}
 			return
 		}
 	}
 	if other := o.w.nodes[o.w.rng.IntN(len(o.w.nodes))]; other != n && other.alive {
 		other.push(coordinator.DropNode{Node: n.id})
 	}
+}
+
+// unneeded: no other node has a transaction that n takes part in deciding.
+func (o *operator) unneeded(n *node) bool {
+	for _, other := range o.w.nodes {
+		if other != n && o.w.all.Has(other.id) && (!other.alive || other.brain.Status().CountsOn.Has(n.id)) {
+			return false
+		}
+	}
+	return true
 }
 
 // othersAreThere: nobody else is behind, who could find only copies to recover from, which do not reach back far enough.
