@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"mtm"
 	"mtm/testcluster"
 )
 
@@ -106,13 +107,27 @@ func tail(path string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// exec runs SQL text, of several statements perhaps.
+// execSQL runs SQL text, of several statements perhaps, and again when it lost against the cluster (40001), as any client has to.
 func execSQL(t testing.TB, db *pgx.Conn, sql string, args ...any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	_, err := db.Exec(ctx, sql, args...)
-	require.NoError(t, err, sql)
+	for try := 1; ; try++ {
+		_, err := db.Exec(ctx, sql, args...)
+		if sqlState(err) == mtm.CodeSerialization && try < 4 {
+			t.Logf("again, after %s: %s", detailOf(err), sql)
+			continue
+		}
+		require.NoError(t, err, "%s\n%s", detailOf(err), sql)
+		return
+	}
+}
+
+func detailOf(err error) string {
+	if pg := new(pgconn.PgError); errors.As(err, &pg) {
+		return pg.Message + " (" + pg.Detail + ")"
+	}
+	return ""
 }
 
 // one reads a single value.
