@@ -262,7 +262,7 @@ func TestBulkGarbage(t *testing.T) {
 	b := start(t, dir, 2, lb, map[mtm.NodeID]string{1: la.Addr().String()}, nil)
 	a.sink.waitUp(t, 1)
 	b.sink.waitUp(t, 1)
-	l := b.links[1]
+	l := b.link(1)
 	cc, closeConn, err := l.dial(context.Background())
 	require.NoError(t, err)
 	defer closeConn()

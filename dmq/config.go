@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -62,6 +63,8 @@ type Config struct {
 	DownGrace         time.Duration // how long a broken connection may take to come back unreported; default 300 ms
 	MaxQueueBytes     int           // unacknowledged, or undelivered, per peer; default 64 MiB
 	MaxQueue          int           // messages, likewise; default 1<<18
+
+	known *atomic.Uint64 // the peers, as an mtm.NodeSet
 }
 
 // The keys of what is logged.
@@ -103,14 +106,22 @@ func (c *Config) check() error {
 		return errors.New("dmq: peers talk over mutual TLS only, and there are no certificates")
 	}
 	for id, addr := range c.Peers {
-		if !id.Valid() || id == c.Node || addr == "" {
-			return fmt.Errorf("dmq: node %d cannot be a peer at %q", id, addr)
+		if err := c.checkPeer(id, addr); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+func (c *Config) checkPeer(id mtm.NodeID, addr string) error {
+	if !id.Valid() || id == c.Node || addr == "" {
+		return fmt.Errorf("dmq: node %d cannot be a peer at %q", id, addr)
+	}
+	return nil
+}
+
 func (c *Config) fill() {
+	c.known = new(atomic.Uint64)
 	if c.Incarnation == 0 {
 		c.Incarnation = rand.Uint64() | 1
 	}
@@ -123,6 +134,12 @@ func (c *Config) fill() {
 	setDefault(&c.MaxQueueBytes, 64<<20)
 	setDefault(&c.MaxQueue, 1<<18)
 }
+
+// know lets a peer in.
+func (c *Config) know(id mtm.NodeID) { c.known.Or(uint64(mtm.Nodes(id))) }
+
+// unknow lets it in no more.
+func (c *Config) unknow(id mtm.NodeID) { c.known.And(^uint64(mtm.Nodes(id))) }
 
 func setDefault[T time.Duration | int](p *T, value T) {
 	if *p == 0 {

@@ -21,6 +21,12 @@ import (
 func (l *link) run(ctx context.Context) error {
 	wait, fails, short := time.Duration(0), 0, 0
 	for l.rest.over(ctx) {
+		if l.address() == "" {
+			if !pause(ctx, maxBackoff, l.call) {
+				break
+			}
+			continue
+		}
 		began, acked := time.Now(), l.ackedCount()
 		established, err := l.connect(ctx)
 		if ctx.Err() != nil {
@@ -89,7 +95,7 @@ func (l *link) dial(ctx context.Context) (cc *grpc.ClientConn, closeConn func(),
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	dialer := net.Dialer{Control: limitUnsent}
-	raw, err := dialer.DialContext(ctx, "tcp", l.addr)
+	raw, err := dialer.DialContext(ctx, "tcp", l.address())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,6 +1,7 @@
 package dmq
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -58,4 +59,51 @@ func TestMessageToADownPeerIsDropped(t *testing.T) {
 	b.sink.waitUp(t, 1)
 	a.Send(msg(2, 2))
 	require.Equal(t, []uint64{2}, numbers(b.sink.waitMessages(t, 1)))
+}
+
+// TestPeerIsAdded: a node that was no peer is refused, and a moment after AddPeer the link is up, both ways.
+func TestPeerIsAdded(t *testing.T) {
+	dir := pki(t, "node-1", "node-2")
+	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	a := start(t, dir, 1, la, map[mtm.NodeID]string{2: lb.Addr().String()}, nil)
+	b := start(t, dir, 2, lb, nil, nil)
+	require.Eventually(t, func() bool { return a.Stats()[0].LastError != "" }, patience, time.Millisecond)
+	require.Empty(t, b.Stats())
+	require.Error(t, b.AddPeer(2, "x"), "itself")
+	require.Error(t, b.AddPeer(17, "x"))
+	require.NoError(t, b.AddPeer(1, la.Addr().String()))
+	a.sink.waitUp(t, 1)
+	b.sink.waitUp(t, 1)
+	a.Send(msg(2, 7))
+	b.Send(msg(1, 8))
+	require.Equal(t, []uint64{7}, numbers(b.sink.waitMessages(t, 1)))
+	require.Equal(t, []uint64{8}, numbers(a.sink.waitMessages(t, 1)))
+	require.Len(t, b.Stats(), 1)
+}
+
+// TestPeerIsMovedAndRemoved: a peer is dialled at another address from the moment that it is told, and one that was removed is not
+// let in any more, until it is added again.
+func TestPeerIsMovedAndRemoved(t *testing.T) {
+	a, b, _, _ := pair(t, nil)
+	la := listen(t, "127.0.0.1:0") // nobody answers there
+	defer la.Close()
+	addr := b.link(1).address()
+	require.NoError(t, b.AddPeer(1, addr), "where it is already")
+	up, _ := b.link(1).isUp()
+	require.True(t, up)
+	require.NoError(t, b.AddPeer(1, la.Addr().String()))
+	a.sink.waitDown(t, 1)
+	b.sink.waitDown(t, 1)
+	require.NoError(t, b.AddPeer(1, addr))
+	a.sink.waitUp(t, 2)
+	b.sink.waitUp(t, 2)
+
+	b.RemovePeer(1)
+	a.sink.waitDown(t, 2)
+	b.sink.waitDown(t, 2)
+	require.Eventually(t, func() bool { return strings.Contains(a.Stats()[0].LastError, "does not allow") }, patience, time.Millisecond)
+	require.Empty(t, b.Stats())
+	require.NoError(t, b.AddPeer(1, addr))
+	a.sink.waitUp(t, 3)
+	b.sink.waitUp(t, 3)
 }

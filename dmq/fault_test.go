@@ -45,7 +45,7 @@ func flood(ctx context.Context, n *node, to mtm.NodeID) {
 		for i%64 == 0 && n.Stats()[0].Queued > 300 && ctx.Err() == nil {
 			sleep(ctx, time.Millisecond)
 		}
-		if up, changed := n.links[to].isUp(); !up {
+		if up, changed := n.link(to).isUp(); !up {
 			select {
 			case <-changed:
 			case <-ctx.Done():
@@ -234,7 +234,7 @@ func TestSlowSinkIsBounded(t *testing.T) {
 			a.Send(big)
 		}
 	}
-	require.Less(t, b.links[1].box.bytes, 6<<20)
+	require.Less(t, b.link(1).box.bytes, 6<<20)
 	close(block)
 	b.sink.waitDown(t, 1)
 	b.sink.waitUp(t, 2)

@@ -41,7 +41,6 @@ type item struct {
 type link struct {
 	cfg  *Config
 	node mtm.NodeID // the peer
-	addr string
 	box  *inbox
 	wake chan struct{} // capacity 1: the writer has something to send
 	bulk chan struct{} // capacity bulkTransfers: there is a large payload to send
@@ -49,6 +48,7 @@ type link struct {
 	call chan struct{} // capacity 1: the peer lives, so it is worth dialing
 
 	mu      sync.Mutex
+	addr    string // where to dial it; empty: it is no peer any more
 	mine    end
 	theirs  end // as last heard; zero: never
 	up      bool
@@ -166,6 +166,25 @@ func (l *link) greeted(s *stream, theirs end) (mine end, received uint64, err er
 		signal(l.call)
 	}
 	return l.mine, l.inSeq, nil
+}
+
+// address is where to dial the peer; empty: nowhere.
+func (l *link) address() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.addr
+}
+
+// move changes where the peer is dialled.
+func (l *link) move(addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.addr == addr {
+		return
+	}
+	l.addr = addr
+	l.downLocked(errors.New("the peer's address was changed"))
+	signal(l.call)
 }
 
 // newEndLocked notes that the peer is not what it was: what we know of the old end is void.

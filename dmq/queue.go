@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,8 +22,9 @@ import (
 // Queue is this node's end of all its links.
 type Queue struct {
 	cfg      Config
-	links    map[mtm.NodeID]*link
-	stopping chan struct{} // closed when Run ends
+	links    [mtm.MaxNodes + 1]atomic.Pointer[link] // by node
+	added    chan *link                             // to be started
+	stopping chan struct{}                          // closed when Run ends
 	rest     *rest
 	readers  sync.WaitGroup // goroutines of the handlers
 }
@@ -33,11 +35,56 @@ func New(cfg Config) (*Queue, error) {
 		return nil, err
 	}
 	cfg.fill()
-	q := &Queue{cfg: cfg, links: map[mtm.NodeID]*link{}, stopping: make(chan struct{}), rest: newRest()}
+	q := &Queue{cfg: cfg, added: make(chan *link, mtm.MaxNodes), stopping: make(chan struct{}), rest: newRest()}
 	for id, addr := range cfg.Peers {
-		q.links[id] = newLink(&q.cfg, id, addr, q.rest)
+		if err := q.AddPeer(id, addr); err != nil {
+			return nil, err
+		}
 	}
 	return q, nil
+}
+
+// AddPeer makes a node a peer, from now on: it is dialled at addr, and let in. Of one that is a peer already it changes the
+// address; what is queued for it is lost if that is another one. It may be called at any time.
+func (q *Queue) AddPeer(id mtm.NodeID, addr string) error {
+	if err := q.cfg.checkPeer(id, addr); err != nil {
+		return err
+	}
+	l := newLink(&q.cfg, id, addr, q.rest)
+	if q.links[id].CompareAndSwap(nil, l) {
+		q.cfg.know(id)
+		q.added <- l // there is room for every node
+		return nil
+	}
+	q.cfg.know(id)
+	q.links[id].Load().move(addr)
+	return nil
+}
+
+// RemovePeer makes a node a peer no more: it is neither dialled nor let in.
+func (q *Queue) RemovePeer(id mtm.NodeID) {
+	if l := q.link(id); l != nil {
+		q.cfg.unknow(id)
+		l.move("")
+	}
+}
+
+// link is the link to a node; nil: it is no peer.
+func (q *Queue) link(id mtm.NodeID) *link {
+	if !id.Valid() {
+		return nil
+	}
+	return q.links[id].Load()
+}
+
+// all are the links there are, in the order of their nodes.
+func (q *Queue) all() (all []*link) {
+	for i := range q.links {
+		if l := q.links[i].Load(); l != nil {
+			all = append(all, l)
+		}
+	}
+	return all
 }
 
 // Run serves until ctx is done, then closes everything and gives nil; it may be called once. The sink is not called any
@@ -55,21 +102,33 @@ func (q *Queue) Run(ctx context.Context) error {
 		<-ctx.Done()
 		close(q.stopping)
 		server.Stop()
-		for _, l := range q.links {
+		for _, l := range q.all() {
 			l.close()
 		}
 		return nil
 	})
-	for _, l := range q.links {
-		g.Go(func() error { return l.run(ctx) })
-		g.Go(func() error { l.box.deliver(ctx, l.node, q.cfg.Sink); return nil })
-		for range bulkTransfers {
-			g.Go(func() error { return l.runBulk(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case l := <-q.added:
+				q.start(ctx, g, l)
+			}
 		}
-	}
+	})
 	err := g.Wait()
 	q.readers.Wait()
 	return err
+}
+
+// start runs a link.
+func (q *Queue) start(ctx context.Context, g *errgroup.Group, l *link) {
+	g.Go(func() error { return l.run(ctx) })
+	g.Go(func() error { l.box.deliver(ctx, l.node, q.cfg.Sink); return nil })
+	for range bulkTransfers {
+		g.Go(func() error { return l.runBulk(ctx) })
+	}
 }
 
 func (q *Queue) newServer() *grpc.Server {
@@ -94,7 +153,7 @@ func (q *Queue) newServer() *grpc.Server {
 // Suspend takes all links down and keeps them so until Resume: a node that cannot work should not look as if it could.
 func (q *Queue) Suspend(why error) {
 	q.rest.set(true)
-	for _, l := range q.links {
+	for _, l := range q.all() {
 		l.down(why)
 	}
 }
@@ -107,7 +166,7 @@ func (q *Queue) Resume() { q.rest.set(false) }
 // changed afterwards.
 func (q *Queue) Send(m mtm.Message) {
 	m.From = q.cfg.Node
-	l := q.links[m.To]
+	l := q.link(m.To)
 	if l == nil {
 		q.cfg.Logger.Error("message to a node that is no peer", keyPeer, int(m.To), keyBody, fmt.Sprintf("%T", m.Body))
 		return
@@ -133,7 +192,7 @@ func (q *Queue) Incarnation() uint64 { return q.cfg.Incarnation }
 // LastAck is when this node sent the newest heartbeat that the present process of node has acknowledged; zero if there
 // is none. The time has a monotonic reading: compare it with time.Since.
 func (q *Queue) LastAck(node mtm.NodeID) time.Time {
-	l := q.links[node]
+	l := q.link(node)
 	if l == nil {
 		return time.Time{}
 	}
@@ -144,7 +203,7 @@ func (q *Queue) LastAck(node mtm.NodeID) time.Time {
 
 // LastHeard is when this node last took, and acknowledged, a heartbeat of node; zero if never.
 func (q *Queue) LastHeard(node mtm.NodeID) time.Time {
-	l := q.links[node]
+	l := q.link(node)
 	if l == nil {
 		return time.Time{}
 	}
@@ -171,8 +230,8 @@ type PeerStats struct {
 // Stats tells of each peer, in the order of their ids.
 func (q *Queue) Stats() []PeerStats {
 	var all []PeerStats
-	for id := mtm.NodeID(1); id <= mtm.MaxNodes; id++ {
-		if l := q.links[id]; l != nil {
+	for _, l := range q.all() {
+		if l.address() != "" {
 			all = append(all, l.snapshot())
 		}
 	}

@@ -124,7 +124,7 @@ func (q *Queue) hello(ctx context.Context, h *mtmpb.Hello) (*link, error) {
 	case mtm.NodeID(h.To) != q.cfg.Node:
 		return refuse("the peer looks for node %d, this is node %d", h.To, q.cfg.Node)
 	}
-	l := q.links[from]
+	l := q.link(from)
 	if l == nil {
 		return refuse("node %d is no peer of node %d", from, q.cfg.Node)
 	}

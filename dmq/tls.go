@@ -95,7 +95,7 @@ func (c *Config) admit(ctx context.Context, method string) error {
 // nodeOf reads a node's name: this node or one of its peers.
 func (c *Config) nodeOf(name string) (mtm.NodeID, bool) {
 	for id := mtm.NodeID(1); id <= mtm.MaxNodes; id++ {
-		_, known := c.Peers[id]
+		known := mtm.NodeSet(c.known.Load()).Has(id)
 		if (known || id == c.Node) && nodeName(id) == name {
 			return id, true
 		}
