@@ -13,6 +13,7 @@ type Config struct {
 	ID           mtm.NodeID
 	Generation   mtm.Generation
 	MaxInFlight  int    // unfinished transactions of this origin; at least 1
+	MaxPrepared  int    // instead: how many PostgreSQL can hold prepared, which the configured nodes share; 0: not known
 	Reserve      uint64 // sequences reserved per record; default 1 << 16
 	Retransmit   uint64 // first repetition of what was not answered; doubles up to 16 times; default 1000
 	ResolveAfter uint64 // from the loss of an origin to the first ballot; default 200

@@ -34,7 +34,15 @@ func (n *Node) extendReserve() {
 
 func (n *Node) openGate() {
 	n.gateOpen, n.gateClosed = true, false
-	n.do(OpenGate{Gen: n.gen.Num, First: n.next, Below: n.reserved, Limit: n.cfg.MaxInFlight})
+	n.do(OpenGate{Gen: n.gen.Num, First: n.next, Below: n.reserved, Limit: n.limit()})
+}
+
+// limit is how many transactions of this origin may be unfinished: every node must have room for those of all.
+func (n *Node) limit() int {
+	if n.cfg.MaxPrepared > 0 {
+		return max(1, n.cfg.MaxPrepared/max(1, n.gen.Configured.Len()))
+	}
+	return n.cfg.MaxInFlight
 }
 
 // checkGate opens the gate when every member is in reach, and closes it when one is not.

@@ -54,6 +54,16 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		out = s.d.report()
 	case "nodes":
 		out = s.d.nodes()
+	case "roster":
+		var m rosterMessage
+		if err = json.Unmarshal(req.GetJson(), &m); err == nil {
+			out, err = s.d.exchangeRoster(m)
+		}
+	case "introduce", "forget":
+		var n nodeState
+		if err = json.Unmarshal(req.GetJson(), &n); err == nil {
+			err = s.d.introduce(req.GetMethod() == "introduce", n)
+		}
 	case "drop_node":
 		var drop dropRequest
 		if err = json.Unmarshal(req.GetJson(), &drop); err == nil {

@@ -34,13 +34,14 @@ type daemon struct {
 	joined     chan struct{} // a cluster was made: leave the first phase
 	clientCert *certFile     // nil: no TLS to clients
 	current    atomic.Pointer[life]
+	peers      atomic.Pointer[map[mtm.NodeID]string] // setting peers, which may be reloaded
 }
 
 // life is the daemon as a member of its cluster.
 type life struct {
-	cluster *clusterState
 	loop    *loop
 	queue   *dmq.Queue
+	roster  *roster
 	status  atomic.Pointer[coordinator.Status]
 	referee *judge
 }
@@ -53,6 +54,7 @@ func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
 		return nil, err
 	}
 	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1)}
+	d.peers.Store(&cfg.Peers)
 	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
 	return d, nil
 }
@@ -169,7 +171,7 @@ func (d *daemon) newQueue(cluster *clusterState, sink dmq.Sink) (*dmq.Queue, err
 	}
 	if cluster != nil {
 		for _, n := range cluster.Nodes {
-			if n.ID != d.cfg.NodeID {
+			if n.ID != d.cfg.NodeID && !n.gone() {
 				cfg.Peers[n.ID] = d.peerAddress(n)
 			}
 		}
@@ -182,7 +184,7 @@ func (d *daemon) newQueue(cluster *clusterState, sink dmq.Sink) (*dmq.Queue, err
 }
 
 func (d *daemon) peerAddress(n nodeState) string {
-	if addr := d.cfg.Peers[n.ID]; addr != "" {
+	if addr := (*d.peers.Load())[n.ID]; addr != "" {
 		return addr
 	}
 	return n.Peer
@@ -205,7 +207,7 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	}
 	gen := mtm.Generation{Num: 1, Members: cluster.members(), Configured: cluster.members()}
 	node := coordinator.New(coordinator.Config{
-		ID: d.cfg.NodeID, Generation: gen, MaxInFlight: max(1, pg.maxPrepared*9/10/gen.Members.Len()),
+		ID: d.cfg.NodeID, Generation: gen, MaxPrepared: pg.maxPrepared * 9 / 10,
 		Elections: true, Incarnation: incarnation, Recovered: recovered, Heartbeat: millis(d.cfg.HeartbeatSend), Lease: millis(leaseTime),
 		Silence: millis(min(d.cfg.HeartbeatRecv, maxSilence)), RecoverAfter: millis(recoverAfter), Referee: d.cfg.Referee != "",
 	})
@@ -253,9 +255,11 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	l := &life{cluster: cluster, queue: queue, referee: judge}
+	l := &life{queue: queue, referee: judge}
+	l.roster = newRoster(d, cluster, queue, l.status.Load)
+	sink.roster = l.roster
 	acts := &actor{capture: capture, applier: applier, finisher: finisher, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
-	status := newPublisher(d, cluster)
+	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
 		suspend: func(err error) { judge.pause(true); queue.Suspend(err) },
@@ -268,7 +272,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, sink.streams.Run, judge.run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

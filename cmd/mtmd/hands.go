@@ -18,6 +18,7 @@ type sink struct {
 	mail    *mailbox
 	streams *journal.Streamer
 	gateway *gateway.Server
+	roster  *roster
 	metrics *metrics
 	log     *slog.Logger
 }
@@ -60,6 +61,7 @@ func (s *sink) Urgent(m mtm.Message) { s.mail.post(coordinator.Received{Message:
 
 func (s *sink) PeerUp(id mtm.NodeID, incarnation uint64) {
 	s.mail.post(coordinator.PeerUp{Node: id, Incarnation: incarnation})
+	s.roster.wake(id)
 }
 
 func (s *sink) PeerDown(id mtm.NodeID) {

@@ -189,7 +189,7 @@ func (d *daemon) nodes() []nodeReport {
 		return rows
 	}
 	status := l.status.Load()
-	for _, n := range l.cluster.Nodes {
+	for _, n := range l.roster.now.Load().Nodes {
 		if status != nil && !status.Generation.Configured.Has(n.ID) {
 			continue // dropped
 		}

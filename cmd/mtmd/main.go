@@ -42,7 +42,7 @@ func newCommand() *cobra.Command {
 		Short: "Makes the PostgreSQL beside it a node of a synchronous multimaster cluster",
 		Long: "mtmd makes the PostgreSQL beside it a node of a synchronous multimaster cluster.\n\n" +
 			"Every setting is a key of the TOML file, a flag, or MTM_NAME in the environment; flags win over the\n" +
-			"environment, and that over the file. SIGHUP reads log_level and certificates again; SIGTERM stops.",
+			"environment, and that over the file. SIGHUP reads log_level, peers and certificates again; SIGTERM stops.",
 		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(file, cmd.Flags())
@@ -107,13 +107,17 @@ func newLogger(cfg config, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, opts))
 }
 
-// reload takes over what may change while mtmd runs: the log level and the certificate shown to clients. Certificates
+// reload takes over what may change while mtmd runs: the log level, the addresses of peers and the certificate shown to clients. Certificates
 // between nodes are read again by themselves when their files change.
 func (d *daemon) reload(read func() (config, error), level *slog.LevelVar) {
 	cfg, err := read()
 	if err == nil {
 		if l, lerr := cfg.level(); lerr == nil {
 			level.Set(l)
+		}
+		d.peers.Store(&cfg.Peers)
+		if l := d.current.Load(); l != nil {
+			l.roster.relink()
 		}
 		if c := d.clientCert; c != nil {
 			err = c.load()

@@ -18,13 +18,14 @@ const progressEvery = 250 * time.Millisecond
 // publisher keeps mtm.status() and mtm.nodes() true: it holds the session that says that the daemon lives.
 type publisher struct {
 	d       *daemon
-	cluster *clusterState
+	cluster func() *clusterState
 	news    chan coordinator.Status
 
-	configured mtm.NodeSet // as mtm.nodes() shows it; none: not known
+	configured mtm.NodeSet   // as mtm.nodes() shows it; none: not known
+	shown      *clusterState // likewise
 }
 
-func newPublisher(d *daemon, cluster *clusterState) *publisher {
+func newPublisher(d *daemon, cluster func() *clusterState) *publisher {
 	return &publisher{d: d, cluster: cluster, news: make(chan coordinator.Status, 1)}
 }
 
@@ -104,13 +105,14 @@ func (p *publisher) publish(ctx context.Context, conn *pgx.Conn, s coordinator.S
 	state := schema.State{
 		Status: s.Status, Connected: s.Connected, Generation: s.Generation, Online: s.Online, Donor: s.Donor, Behind: s.Behind,
 	}
-	if p.configured != s.Generation.Configured {
-		if err := schema.SetNodes(ctx, conn, p.cluster.configuredNodes(s.Generation)); err != nil {
+	cluster := p.cluster()
+	if p.configured != s.Generation.Configured || p.shown != cluster {
+		if err := schema.SetNodes(ctx, conn, cluster.configuredNodes(s.Generation)); err != nil {
 			return err
 		}
-		p.configured = s.Generation.Configured
+		p.configured, p.shown = s.Generation.Configured, cluster
 	}
-	for _, n := range p.cluster.Nodes {
+	for _, n := range cluster.Nodes {
 		if !s.Generation.Configured.Has(n.ID) {
 			continue // dropped
 		}

@@ -19,19 +19,25 @@ type clusterState struct {
 	SystemIdentifier string      `json:"system_identifier"` // of the PostgreSQL that this journal belongs to
 }
 
-// nodeState is one configured node.
+// nodeState is one node: configured, or to be added, or dropped.
 type nodeState struct {
 	ID       mtm.NodeID `json:"id"`
-	Peer     string     `json:"peer"`     // host:port of its mtmd, for the other nodes
-	Conninfo string     `json:"conninfo"` // where clients find it
+	Peer     string     `json:"peer"`            // host:port of its mtmd, for the other nodes
+	Conninfo string     `json:"conninfo"`        // where clients find it
+	Since    uint64     `json:"since,omitempty"` // of two descriptions of a node the one with the higher number counts
 }
+
+// gone: the node was to be added, and was not.
+func (n nodeState) gone() bool { return n.Peer == "" }
 
 const stateKey = "cluster"
 
 func (c *clusterState) members() mtm.NodeSet {
 	var s mtm.NodeSet
 	for _, n := range c.Nodes {
-		s = s.With(n.ID)
+		if !n.gone() {
+			s = s.With(n.ID)
+		}
 	}
 	return s
 }
