@@ -142,7 +142,7 @@ type report struct {
 	Detail           string `json:"detail,omitempty"`
 	InFlight         int    `json:"in_flight"`
 	InDoubt          int    `json:"in_doubt"`
-	CountsOn         []int  `json:"counts_on"` // the nodes that decide what is undecided here
+	CountsOn         []int  `json:"counts_on"`              // the nodes that decide what is undecided here
 	Donor            int    `json:"donor,omitempty"`        // whom it recovers from
 	Behind           uint64 `json:"bytes_behind,omitempty"` // of the donor's journal
 
