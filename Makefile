@@ -4,7 +4,10 @@ SEEDS   ?= 20000
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -X main.version=$(VERSION)
 
-.PHONY: help build test test-matrix demo bench sim fmt proto deps clean
+MINUTES ?= 10
+NODES   ?=
+
+.PHONY: help build test test-matrix demo bench sim soak fmt proto deps clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,8 +30,12 @@ demo: deps build ## three nodes, in one minute
 bench: deps build ## measure against stock PostgreSQL (QUICK=1: a few short cells)
 	@$(GO) run ./testcluster/bench $(if $(QUICK),-quick) $(BENCH)
 
-sim: ## simulate SEEDS seeds
-	$(GO) run ./testcluster/sim -seeds $(SEEDS)
+sim: ## simulate SEEDS seeds: crashes and cuts, elections and recovery, members, a referee
+	@SEEDS=$(SEEDS) scripts/sim.sh
+
+soak: deps ## random faults on real clusters for MINUTES each: NODES=3, or NODES=2+1, or both; SEED= repeats a choice
+	@MTM_SOAK=$(MINUTES)m MTM_SOAK_SEED=$(SEED) MTM_KEEP=1 $(GO) test ./testcluster/scenario -count=1 -v -timeout 0 \
+		-run 'TestSoak$(if $(NODES),/$(if $(filter 2%,$(NODES)),two,three))'
 
 fmt: ## format the code
 	gofmt -w $$(git ls-files '*.go')

@@ -93,6 +93,55 @@ func (c *Cluster) Kill(ctx context.Context, id int, w What) error {
 	return c.change(ctx, id, w, func(n *node) error { return n.kill(ctx, w) })
 }
 
+// KillMany is Kill of several nodes at one moment: all their processes are frozen before the first is killed.
+func (c *Cluster) KillMany(ctx context.Context, w What, ids ...int) error {
+	if err := w.Check(); err != nil {
+		return err
+	}
+	unlock, err := lock(ctx, c.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.st, err = loadState(c.dir); err != nil {
+		return err
+	}
+	each := func(f func(*node) error) error {
+		return c.forEach(func(n *node) error {
+			if !slices.Contains(ids, n.ID) {
+				return nil
+			}
+			return f(n)
+		})
+	}
+	err = each(func(n *node) error {
+		var err error
+		for _, one := range n.procs(w) {
+			err = errors.Join(err, one.p.freezeFamily())
+		}
+		return err
+	})
+	err = errors.Join(err, each(func(n *node) error { return n.kill(ctx, w) }))
+	return errors.Join(err, c.st.save(c.dir))
+}
+
+// named is a process of a node.
+type named struct {
+	name string
+	p    Proc
+}
+
+// procs are the processes that w names.
+func (n *node) procs(w What) (all []named) {
+	if w.mtmd() {
+		all = append(all, named{"mtmd", n.Mtmd})
+	}
+	if w.postgres() {
+		all = append(all, named{"PostgreSQL", n.Postgres})
+	}
+	return all
+}
+
 func (n *node) kill(ctx context.Context, w What) (err error) {
 	if w.mtmd() {
 		err = n.Mtmd.killFamily(ctx)
@@ -119,14 +168,7 @@ func (c *Cluster) Thaw(ctx context.Context, id int, w What) error {
 
 // each does f to the processes that w names. One that does not run is an error.
 func (n *node) each(w What, verb string, f func(Proc) error) error {
-	for _, one := range []struct {
-		is   bool
-		name string
-		p    Proc
-	}{{w.mtmd(), "mtmd", n.Mtmd}, {w.postgres(), "PostgreSQL", n.Postgres}} {
-		if !one.is {
-			continue
-		}
+	for _, one := range n.procs(w) {
 		if !one.p.Alive() {
 			return fmt.Errorf("cannot %s %s of node %d: it does not run", verb, one.name, n.ID)
 		}

@@ -177,19 +177,9 @@ func (c *Cluster) parseSides(sides string) ([][]int, error) {
 // Slow makes the link between two nodes ("1-2") slow in both directions: each way takes delay longer, and a share of
 // the segments, loss (0 to 0.9), waits for a retransmission.
 func (c *Cluster) Slow(ctx context.Context, link string, delay time.Duration, loss float64) error {
-	if c.st.Proxy == nil {
-		return errNoProxy
-	}
-	first, second, ok := strings.Cut(link, "-")
-	a, err1 := strconv.Atoi(first)
-	b, err2 := strconv.Atoi(second)
-	if err1 != nil || err2 != nil || !ok || a == b {
-		return fmt.Errorf("link %q: must be two nodes, like 1-2", link)
-	}
-	for _, id := range []int{a, b} {
-		if _, err := c.node(id); err != nil {
-			return err
-		}
+	a, b, err := c.link(link)
+	if err != nil {
+		return err
 	}
 	r := faultproxy.Rule{Delay: delay, Loss: loss}
 	rules := map[faultproxy.Direction]faultproxy.Rule{{From: a, To: b}: r, {From: b, To: a}: r}
@@ -197,6 +187,34 @@ func (c *Cluster) Slow(ctx context.Context, link string, delay time.Duration, lo
 		add.Blocked = old.Blocked
 		return add
 	})
+}
+
+// link reads "1-2".
+func (c *Cluster) link(text string) (a, b int, err error) {
+	if c.st.Proxy == nil {
+		return 0, 0, errNoProxy
+	}
+	first, second, ok := strings.Cut(text, "-")
+	a, err1 := strconv.Atoi(first)
+	b, err2 := strconv.Atoi(second)
+	if err1 != nil || err2 != nil || !ok || a == b {
+		return 0, 0, fmt.Errorf("link %q: must be two nodes, like 1-2", text)
+	}
+	for _, id := range []int{a, b} {
+		if _, err := c.node(id); err != nil {
+			return 0, 0, err
+		}
+	}
+	return a, b, nil
+}
+
+// Reset breaks the connections between two nodes ("1-2"), whoever dialled; they may connect again.
+func (c *Cluster) Reset(ctx context.Context, link string) error {
+	a, b, err := c.link(link)
+	if err != nil {
+		return err
+	}
+	return c.faults().Reset(ctx, faultproxy.Direction{From: a, To: b}, faultproxy.Direction{From: b, To: a})
 }
 
 // merge sets rules that combine what is in force with what is added.

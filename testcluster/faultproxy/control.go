@@ -18,7 +18,8 @@ type directed struct {
 	Rule
 }
 
-// serveControl answers GET /rules, POST /rules (set those that are named) and DELETE /rules (the network is good).
+// serveControl answers GET /rules, POST /rules (set those that are named), DELETE /rules (the network is good)
+// and POST /reset (break the connections of the links that are named).
 func (p *Proxy) serveControl() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /rules", func(w http.ResponseWriter, _ *http.Request) {
@@ -45,6 +46,14 @@ func (p *Proxy) serveControl() error {
 		p.book.set(rules)
 	})
 	mux.HandleFunc("DELETE /rules", func(http.ResponseWriter, *http.Request) { p.book.clear() })
+	mux.HandleFunc("POST /reset", func(w http.ResponseWriter, r *http.Request) {
+		var links []Direction
+		if err := json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&links); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		p.reset(links)
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Second}
 	defer server.Close()
 	if err := server.Serve(p.control); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
@@ -61,7 +70,7 @@ type Client struct {
 // Rules gives the rules in force.
 func (c Client) Rules(ctx context.Context) (map[Direction]Rule, error) {
 	var list []directed
-	if err := c.call(ctx, http.MethodGet, nil, &list); err != nil {
+	if err := c.call(ctx, http.MethodGet, "/rules", nil, &list); err != nil {
 		return nil, err
 	}
 	rules := map[Direction]Rule{}
@@ -77,13 +86,20 @@ func (c Client) Set(ctx context.Context, rules map[Direction]Rule) error {
 	for d, r := range rules {
 		list = append(list, directed{d, r})
 	}
-	return c.call(ctx, http.MethodPost, list, nil)
+	return c.call(ctx, http.MethodPost, "/rules", list, nil)
 }
 
 // Heal makes the network good.
-func (c Client) Heal(ctx context.Context) error { return c.call(ctx, http.MethodDelete, nil, nil) }
+func (c Client) Heal(ctx context.Context) error {
+	return c.call(ctx, http.MethodDelete, "/rules", nil, nil)
+}
 
-func (c Client) call(ctx context.Context, method string, in, out any) error {
+// Reset breaks the connections that were dialled in the directions that are named; new ones are let through.
+func (c Client) Reset(ctx context.Context, links ...Direction) error {
+	return c.call(ctx, http.MethodPost, "/reset", links, nil)
+}
+
+func (c Client) call(ctx context.Context, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var body bytes.Buffer
@@ -92,7 +108,7 @@ func (c Client) call(ctx context.Context, method string, in, out any) error {
 			return err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.Control+"/rules", &body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.Control+path, &body)
 	if err != nil {
 		return err
 	}

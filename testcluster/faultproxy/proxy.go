@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,13 +28,13 @@ type Proxy struct {
 	stop      chan struct{} // closed when Run is to end
 
 	mu    sync.Mutex
-	conns map[net.Conn]struct{} // to be closed when Run ends
+	conns map[net.Conn]Direction // to be closed when Run ends; of which link
 }
 
 // New listens at control (host:port, for Client) and at each link.
 func New(control string, links []Link) (*Proxy, error) {
 	p := &Proxy{
-		links: links, stop: make(chan struct{}), conns: map[net.Conn]struct{}{},
+		links: links, stop: make(chan struct{}), conns: map[net.Conn]Direction{},
 		book: ruleBook{rules: map[Direction]Rule{}, changed: make(chan struct{})},
 	}
 	var err error
@@ -85,14 +86,14 @@ func (p *Proxy) serveLink(g *errgroup.Group, l net.Listener, link Link) error {
 		} else if err != nil {
 			return fmt.Errorf("fault proxy, link %v: %w", link.Direction, err)
 		}
-		if p.track(c) {
+		if p.track(c, link.Direction) {
 			g.Go(func() error { p.serve(c.(*net.TCPConn), link); return nil })
 		}
 	}
 }
 
 // track remembers c to close it at the end; false means that the end has come.
-func (p *Proxy) track(c net.Conn) bool {
+func (p *Proxy) track(c net.Conn, d Direction) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
@@ -100,7 +101,7 @@ func (p *Proxy) track(c net.Conn) bool {
 		c.Close()
 		return false
 	default:
-		p.conns[c] = struct{}{}
+		p.conns[c] = d
 		return true
 	}
 }
@@ -110,6 +111,18 @@ func (p *Proxy) untrack(c net.Conn) {
 	defer p.mu.Unlock()
 	delete(p.conns, c)
 	c.Close()
+}
+
+// reset breaks the connections of the links that are named; new ones are let through.
+func (p *Proxy) reset(links []Direction) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c, d := range p.conns {
+		if slices.Contains(links, d) {
+			c.(*net.TCPConn).SetLinger(0) //nolint:errcheck // it may be closed already
+			c.Close()
+		}
+	}
 }
 
 // serve carries one connection.
@@ -123,7 +136,7 @@ func (p *Proxy) serve(client *net.TCPConn, link Link) {
 		client.SetLinger(0) //nolint:errcheck // a reset is as near to "connection refused" as we can come
 		return
 	}
-	if !p.track(up) {
+	if !p.track(up, link.Direction) {
 		return
 	}
 	defer p.untrack(up)

@@ -220,3 +220,28 @@ func TestControlRefusesNonsense(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, map[Direction]Rule{{1, 2}: {Loss: 0.1}}, rules)
 }
+
+func TestResetBreaksWhatIsOpenAndLetsNewOnesIn(t *testing.T) {
+	w := newWorld(t)
+	c := w.dial(t)
+	defer c.Close()
+	<-w.served
+	require.NoError(t, w.Reset(t.Context(), Direction{2, 1}))
+	echoed(t, c)
+	require.NoError(t, w.Reset(t.Context(), Direction{1, 2}))
+	_, err := c.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	again := w.dial(t)
+	defer again.Close()
+	<-w.served
+	echoed(t, again)
+}
+
+// echoed sends a byte and gets it back.
+func echoed(t *testing.T, c net.Conn) {
+	t.Helper()
+	_, err := c.Write([]byte{'x'})
+	require.NoError(t, err)
+	_, err = io.ReadFull(c, make([]byte, 1))
+	require.NoError(t, err)
+}

@@ -29,7 +29,7 @@ type fault struct {
 func startNode(_ *testcluster.Cluster, n *testcluster.Node) { n.Start() }
 func healAll(c *testcluster.Cluster, _ *testcluster.Node)   { c.Heal() }
 
-var faults = []fault{
+var losses = []fault{
 	{"kill mtmd", func(_ *testcluster.Cluster, n *testcluster.Node) { n.KillMtmd() }, startNode, 300 * time.Millisecond, false},
 	{"kill PostgreSQL", func(_ *testcluster.Cluster, n *testcluster.Node) { n.KillPostgres() }, startNode, 300 * time.Millisecond, false},
 	{"kill both", func(_ *testcluster.Cluster, n *testcluster.Node) { n.Kill() }, startNode, 300 * time.Millisecond, false},
@@ -155,7 +155,7 @@ func TestALostNodeStopsNobody(t *testing.T) {
 	c := testcluster.Start(t, testcluster.Options{})
 	l := newLoad(t, c, 2)
 	execSQL(t, c.Node(1).Connect(), "CREATE TABLE probe (id serial PRIMARY KEY, node int, at timestamptz DEFAULT now())")
-	for _, f := range faults {
+	for _, f := range losses {
 		ok := t.Run(f.name, func(t *testing.T) {
 			c := c.For(t)
 			var gaps, returns []time.Duration

@@ -44,6 +44,9 @@ func fateOf(err error, beforeCommit bool) fate {
 	return unknown
 }
 
+// span is from the first statement of a transaction to its answer.
+type span struct{ began, ended time.Time }
+
 const (
 	accounts = 24
 	lists    = 24
@@ -72,6 +75,7 @@ type load struct {
 	mu      sync.Mutex
 	fates   map[string]fate
 	answers map[string]error // what those got that were not acknowledged
+	times   map[string]span  // of those that were acknowledged
 	codes   map[string]int   // what went wrong, by SQLSTATE
 	wrong   []string         // violations seen while it ran
 	slowest time.Duration
@@ -84,7 +88,7 @@ type load struct {
 // newLoad makes the tables and a load that does not run yet.
 func newLoad(t testing.TB, c *testcluster.Cluster, clients int) *load {
 	t.Helper()
-	l := &load{clients: clients, app: "load", fates: map[string]fate{}, answers: map[string]error{}, codes: map[string]int{}}
+	l := &load{clients: clients, app: "load", fates: map[string]fate{}, answers: map[string]error{}, times: map[string]span{}, codes: map[string]int{}}
 	for _, n := range c.Nodes() {
 		l.urls = append(l.urls, n.URL())
 	}
@@ -130,23 +134,23 @@ func (l *load) client(node int) {
 		began := time.Now()
 		beforeCommit, err := l.transact(write.conn, id)
 		f := fateOf(err, beforeCommit)
-		l.note(node, id, f, err, time.Since(began))
+		l.note(node, id, f, err, span{began, time.Now()})
 		if f == committed && (!l.simple || write.number%16 == 0) && read.open() {
 			l.readBack(&read, id)
 		}
-		if err != nil && write.conn.IsClosed() {
-			write.close()
-		}
+		write.after(err)
 	}
 }
 
-func (l *load) note(node int, id string, f fate, err error, took time.Duration) {
+func (l *load) note(node int, id string, f fate, err error, when span) {
+	took := when.ended.Sub(when.began)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.fates[id] = f
 	l.slowest = max(l.slowest, took)
 	if f == committed {
 		l.acked[node].Add(1)
+		l.times[id] = when
 		return
 	}
 	l.answers[id] = err
@@ -201,13 +205,21 @@ func (l *load) transact(db *pgx.Conn, id string) (beforeCommit bool, err error) 
 func (l *load) readBack(read *session, id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), txLimit)
 	defer cancel()
-	var count int
+	var count, sum int64
 	if err := read.conn.QueryRow(ctx, "SELECT count(*) FROM entries WHERE id = $1", id).Scan(&count); err != nil {
-		if read.conn.IsClosed() {
-			read.close()
-		}
+		read.after(err)
 		return // no answer is no lie
 	}
+	if !l.simple && read.number%4 == 0 {
+		if err := read.conn.QueryRow(ctx, "SELECT sum(balance)::bigint FROM accounts").Scan(&sum); err != nil {
+			read.after(err)
+		} else if sum != accounts*opening {
+			l.mu.Lock()
+			l.wrong = append(l.wrong, fmt.Sprintf("S1: the accounts hold %d, and a reader saw %d", accounts*opening, sum))
+			l.mu.Unlock()
+		}
+	}
+	read.number++
 	if count != 1 {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -240,6 +252,17 @@ func (s *session) open() bool {
 		return false
 	}
 	return true
+}
+
+// after a transaction: a connection that broke is given up; who was refused does not hurry, or a node that catches up would
+// have to refuse him all the time.
+func (s *session) after(err error) {
+	if err != nil && s.conn.IsClosed() {
+		s.close()
+	}
+	if sqlState(err) == "57P03" {
+		<-time.After(20 * time.Millisecond)
+	}
 }
 
 func (s *session) close() {
@@ -298,7 +321,35 @@ func (l *load) check(t testing.TB, c *testcluster.Cluster) {
 			ON x.list = y.list AND x.id = y.id AND x.times = y.times
 		WHERE x.list IS NULL OR y.list IS NULL`)
 	require.Empty(t, bad, "lists and entries differ")
+	l.checkLists(t, db)
 	require.EqualValues(t, accounts*opening, one[int64](t, db, "SELECT sum(balance)::bigint FROM accounts"))
+}
+
+// checkLists is S3 in time: of two acknowledged appends to one list, the one that began when the other had been answered comes later.
+func (l *load) checkLists(t testing.TB, db *pgx.Conn) {
+	t.Helper()
+	rows, err := db.Query(t.Context(), "SELECT id, entries FROM lists")
+	require.NoError(t, err)
+	var list int
+	var entries []string
+	_, err = pgx.ForEachRow(rows, []any{&list, &entries}, func() error {
+		var latest time.Time // the last time at which one of those so far began
+		var last string
+		for _, id := range entries {
+			when, ok := l.times[id]
+			if !ok {
+				continue
+			}
+			if when.ended.Before(latest) {
+				return fmt.Errorf("S3: list %d: %s was answered before %s began, and comes after it", list, id, last)
+			}
+			if when.began.After(latest) {
+				latest, last = when.began, id
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
 }
 
 // checkEntries is S2 (acknowledged: there), S4 (refused: not there) and S9 (nothing else is there).

@@ -14,6 +14,7 @@ type referee struct {
 	life  uint64
 	rules *generations.Arbiter
 	disk  mtm.RefereeState // durable
+	saved uint64           // when what it has decided by now is durable
 	cut   [mtm.MaxNodes + 1]bool
 }
 
@@ -21,7 +22,7 @@ func (r *referee) start() {
 	if r.alive {
 		return
 	}
-	r.alive = true
+	r.alive, r.saved = true, 0
 	r.life++
 	r.rules = generations.NewArbiter(r.disk)
 	r.w.tracef("referee START %+v", r.disk)
@@ -80,7 +81,8 @@ func (w *world) carry(n *node, do func()) {
 	})
 }
 
-// asked decides, persists and answers; a crash may come in between.
+// asked decides, persists and answers, one request after the other; a crash may come in between. What is answered
+// without a change waits for the disk, too: it tells of changes that may not be durable yet.
 func (r *referee) asked(q mtm.RefereeRequest, answer func(mtm.RefereeAnswer)) {
 	w, life := r.w, r.life
 	if w.plant == plantTwoGrants && q.Kind != mtm.RefereeClear {
@@ -90,12 +92,16 @@ func (r *referee) asked(q mtm.RefereeRequest, answer func(mtm.RefereeAnswer)) {
 	}
 	a, changed := r.rules.Ask(q)
 	w.tracef("referee %v: %+v", q, a)
-	if !changed {
+	if !changed && r.saved <= w.now {
 		answer(a)
 		return
 	}
 	st := r.rules.State()
-	w.after(w.between(50, w.fsync), func() {
+	r.saved = max(r.saved, w.now)
+	if changed {
+		r.saved += w.between(50, w.fsync)
+	}
+	w.after(r.saved-w.now, func() {
 		if r.life == life {
 			if !r.alive && w.chance(0.5) {
 				return // the crash came before the disk had it

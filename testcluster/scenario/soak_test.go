@@ -3,9 +3,11 @@ package scenario
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"mtm/testcluster"
-	"mtm/testcluster/devcluster"
+	"mtm/testcluster/faults"
 )
 
 // bulk is load of another kind: large transactions, which travel in spill files, and DDL. Each writes rows of one number.
@@ -76,9 +78,7 @@ func (b *bulk) client(node int) {
 		b.mu.Lock()
 		b.fates[n] = fateOf(err, before)
 		b.mu.Unlock()
-		if err != nil && s.conn.IsClosed() {
-			s.close()
-		}
+		s.after(err)
 		time.Sleep(100 * time.Millisecond) // pacing: it is meant to be rare
 	}
 }
@@ -123,105 +123,64 @@ func (b *bulk) check(t testing.TB, c *testcluster.Cluster) {
 	t.Logf("bulk: %d tried, %d there", len(b.fates), len(found))
 }
 
-// TestRandomFaults kills, freezes, cuts off and restarts nodes and parts of nodes at random, one or two at a time, under
-// load on all of them. MTM_CHAOS is for how long (10s), MTM_CHAOS_SEED the seed that chooses (that of the clock; it is
-// logged). The seed repeats the faults, not what they meet.
-func TestRandomFaults(t *testing.T) {
-	limit, seed := 10*time.Second, uint64(time.Now().UnixNano())
+// TestSoak does to a cluster under load whatever package faults can, at random, several things at a time, and checks S1 to S9 after each
+// round: three nodes, and two with a referee. The environment says more:
+//
+//	MTM_SOAK          for how long, of each (25s)
+//	MTM_SOAK_SEED     chooses the faults (that of the clock; it is logged). It repeats the faults, not what they meet
+//	MTM_SOAK_ONLY     "cut off,kill": these faults only
+//	MTM_SOAK_STRICT   1: plain reads must be linearizable, too
+func TestSoak(t *testing.T) {
+	limit, seed := 25*time.Second, uint64(time.Now().UnixNano())
 	var err error
-	if text := os.Getenv("MTM_CHAOS"); text != "" {
+	if text := os.Getenv("MTM_SOAK"); text != "" {
 		limit, err = time.ParseDuration(text)
 		require.NoError(t, err)
 	}
-	if text := os.Getenv("MTM_CHAOS_SEED"); text != "" {
+	if text := os.Getenv("MTM_SOAK_SEED"); text != "" {
 		seed, err = strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err)
 	}
-	t.Logf("MTM_CHAOS_SEED=%d", seed)
-	c := testcluster.Start(t, testcluster.Options{})
-	r := &chaos{c: c, rng: rand.New(rand.NewPCG(seed, 1)), points: failPoints(t)}
-	l, b := newLoad(t, c, 2), newBulk(t, c, 2000)
-	for end := time.Now().Add(limit); time.Now().Before(end); {
+	t.Run("three nodes", func(t *testing.T) { soak(t, testcluster.Options{}, limit, seed) })
+	t.Run("two and a referee", func(t *testing.T) { soak(t, testcluster.Options{Nodes: 2, Referee: true}, limit, seed) })
+}
+
+func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64) {
+	t.Logf("MTM_SOAK_SEED=%d", seed)
+	c := testcluster.Start(t, o)
+	options := faults.Options{Dev: c.Dev(), Seed: seed, Points: failPoints(t), Log: t.Logf}
+	if text := os.Getenv("MTM_SOAK_ONLY"); text != "" {
+		options.Only = strings.Split(text, ",")
+	}
+	in, err := faults.New(t.Context(), options)
+	require.NoError(t, err)
+	l, b, r := newLoad(t, c, 2), newBulk(t, c, 1000), newRegisters(t, c)
+	r.strict = os.Getenv("MTM_SOAK_STRICT") != ""
+	rounds := 0
+	for end := time.Now().Add(limit); time.Now().Before(end); rounds++ {
 		l.start(t)
 		b.start(t)
-		for range 4 {
-			r.round(t)
-		}
+		r.start(t, c)
+		l.awaitProgress(t, c, 5)
+		require.NoError(t, in.Strike(t.Context(), 5), logs(c))
+		require.NoError(t, in.Mend(t.Context()), logs(c))
 		whole(t, c)
 		l.awaitProgress(t, c, 5)
 		l.finish()
 		b.finish()
+		r.finish()
+		began := time.Now()
 		l.check(t, c)
 		b.check(t, c)
+		r.check(t, c)
+		t.Logf("%s round %d checked in %v", time.Now().Format("15:04:05.000"), rounds+1, time.Since(began).Round(time.Millisecond))
 		require.False(t, t.Failed())
 	}
 	l.tell(t)
-}
-
-type chaos struct {
-	c      *testcluster.Cluster
-	rng    *rand.Rand
-	points []string
-}
-
-func (r *chaos) pause(limit time.Duration) { time.Sleep(time.Duration(r.rng.Int64N(int64(limit)))) }
-
-// round does one or two things to one or two nodes, and undoes them.
-func (r *chaos) round(t *testing.T) {
-	ctx, dev := t.Context(), r.c.Dev()
-	order := r.rng.Perm(3)
-	n, other := order[0]+1, order[1]+1
-	what := []devcluster.What{devcluster.Mtmd, devcluster.Postgres, devcluster.Both}[r.rng.IntN(3)]
-	kind := r.rng.IntN(8)
-	t.Logf("%s %d: node %d, %s; other %d", time.Now().Format("15:04:05.000"), kind, n, what, other)
-	switch kind {
-	case 0, 1: // one is killed
-		require.NoError(t, dev.Kill(ctx, n, what))
-		r.pause(2 * time.Second)
-	case 2: // one is frozen
-		require.NoError(t, dev.Freeze(ctx, n, what))
-		r.pause(3 * time.Second)
-		require.NoError(t, dev.Thaw(ctx, n, what))
-	case 3: // one is cut off, another is killed meanwhile
-		r.c.Partition(fmt.Sprintf("%d/%d,%d", n, other, order[2]+1))
-		r.pause(2 * time.Second)
-		require.NoError(t, dev.Kill(ctx, other, what))
-		r.pause(time.Second)
-		r.c.Heal()
-	case 4: // one dies at a step
-		point := fmt.Sprintf("MTM_FAIL_AT=%s:%d", r.points[r.rng.IntN(len(r.points))], 1+r.rng.IntN(60))
-		t.Log(point)
-		require.NoError(t, dev.Kill(ctx, n, devcluster.Mtmd))
-		_ = dev.StartNode(ctx, n, devcluster.Mtmd, point) // it may be so quick to die that it never answers
-		r.pause(3 * time.Second)
-		if r.rng.IntN(2) == 0 && r.c.Node(n).Info().PostgresPid != 0 {
-			require.NoError(t, dev.Kill(ctx, n, devcluster.Both))
-		}
-	case 5: // one is frozen, another is killed, the first thaws
-		require.NoError(t, dev.Freeze(ctx, n, what))
-		r.pause(1500 * time.Millisecond)
-		require.NoError(t, dev.Kill(ctx, other, what))
-		r.pause(time.Second)
-		require.NoError(t, dev.Thaw(ctx, n, what))
-		r.pause(time.Second)
-	case 6: // one is killed, and another while the first recovers
-		require.NoError(t, dev.Kill(ctx, n, what))
-		r.pause(2 * time.Second)
-		_ = dev.StartNode(ctx, n, devcluster.Both)
-		r.pause(time.Second)
-		require.NoError(t, dev.Kill(ctx, other, what))
-		r.pause(time.Second)
-	case 7: // all, or one twice
-		if r.rng.IntN(3) == 0 {
-			for i := range 3 {
-				require.NoError(t, dev.Kill(ctx, i+1, what))
-			}
-		}
-		for range 2 {
-			require.NoError(t, dev.Kill(ctx, n, what))
-			require.NoError(t, dev.StartNode(ctx, n, devcluster.Both))
-			r.pause(700 * time.Millisecond)
-		}
+	t.Logf("bulk: %d; registers: %d swaps, %d reads", len(b.fates), r.swaps, r.reads)
+	counts := in.Counts()
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		t.Logf("fault: %4d %s", counts[name], name)
 	}
-	require.NoError(t, dev.StartAll(ctx))
+	t.Logf("%d rounds, seed %d, no violation", rounds, seed)
 }
