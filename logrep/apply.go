@@ -73,14 +73,20 @@ func NewApplier(cfg Config, sink ApplySink) *Applier {
 // ignored.
 func (a *Applier) Apply(gid mtm.GID, age uint64, p mtm.Payload) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.jobs[gid] != nil {
+		a.mu.Unlock()
 		return
 	}
 	job := &applyJob{gid: gid, age: age, payload: p}
 	a.jobs[gid] = job
+	others := a.cfg.Catalog.rivals.enter(gid, p)
 	a.queue = append(a.queue, job)
 	a.dispatch()
+	a.mu.Unlock()
+	for _, other := range others {
+		a.sink.Blocked(gid, other)
+		a.sink.Blocked(other, gid)
+	}
 }
 
 // Cancel gives up the Apply of gid, if it still runs. Applied comes all the same, once; nil if it was too late.
@@ -250,6 +256,9 @@ func (a *Applier) waits(w *applyWorker) {
 	defer a.mu.Unlock()
 	if job := a.running[w]; job != nil {
 		job.probe, job.wait = time.Time{}, probeFirst
+		if a.cfg.Catalog.rivals.contested(job.gid) {
+			job.probe = time.Now().Add(probeRival)
+		}
 		signal(a.look)
 	}
 }
@@ -279,7 +288,10 @@ func (a *Applier) done(w *applyWorker, job *applyJob, err *mtm.Error) {
 	delete(a.jobs, job.gid)
 	a.unblock(job)
 	a.mu.Unlock()
-	if err == nil && job.payload.Has(mtm.PayloadDDL) {
+	switch {
+	case err != nil:
+		a.cfg.Catalog.rivals.leave(job.gid)
+	case job.payload.Has(mtm.PayloadDDL):
 		a.cfg.Catalog.prepared(job.gid)
 	}
 	a.sink.Applied(job.gid, err)

@@ -230,6 +230,10 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 	if p.Has(mtm.PayloadDDL) {
 		s.cfg.Catalog.prepared(gid)
 	}
+	for _, other := range s.cfg.Catalog.rivals.enter(gid, p) { // first: what has lost by then is not sent at all
+		s.sink.Blocked(other, gid)
+		s.sink.Blocked(gid, other)
+	}
 	s.sink.Captured(gid, lsn, p)
 	return nil
 }

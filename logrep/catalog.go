@@ -7,12 +7,13 @@ import (
 	"mtm"
 )
 
-// Catalog is what Capture, Applier, Finisher and Recoverer of one node know together of its tables. It is asked for again after
-// each DDL. Give all of them the same one.
+// Catalog is what Capture, Applier, Finisher and Recoverer of one node know together: of its tables, which are asked for again
+// after each DDL, and of the rows that transactions in flight change. Give all of them the same one.
 type Catalog struct {
-	now atomic.Pointer[catalogState]
-	mu  sync.Mutex
-	ddl map[mtm.GID]bool // prepared here, and may change tables
+	now    atomic.Pointer[catalogState]
+	rivals rivals
+	mu     sync.Mutex
+	ddl    map[mtm.GID]bool // prepared here, and may change tables
 }
 
 // catalogState is what is known between two DDLs.
@@ -43,6 +44,7 @@ func (c *Catalog) prepared(gid mtm.GID) {
 // finished: PostgreSQL has committed gid or rolled it back. It is called before anybody hears of that: who depends on gid
 // asks again.
 func (c *Catalog) finished(gid mtm.GID) {
+	c.rivals.leave(gid)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ddl[gid] {

@@ -52,6 +52,8 @@ type SpillWriter interface {
 type CaptureSink interface {
 	// Captured: a transaction prepared here under a gid of this node. It may come again after a reconnect.
 	Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload)
+	// Blocked: see ApplySink; one of the two was captured just now.
+	Blocked(waiter, holder mtm.GID)
 	// Incident: a replicated table was written and committed without us. At most about one a second.
 	Incident(text string)
 }
@@ -60,7 +62,8 @@ type CaptureSink interface {
 type ApplySink interface {
 	// Applied: exactly once per Apply. nil means prepared, durably.
 	Applied(gid mtm.GID, err *mtm.Error)
-	// Blocked: waiter, applying here, waits for a lock of holder, prepared or applying here. Repeated while it lasts.
+	// Blocked: waiter, applying here, waits for a lock of holder, prepared or applying here, or will: both change the same
+	// row. Repeated while it waits.
 	Blocked(waiter, holder mtm.GID)
 	// Conflict: waiter, of that age, waits for a lock of the client session of the backend pid. True: the session belongs
 	// to the gateway, which ends it, and may call cancel before it returns to have PostgreSQL cancel its statement. False:

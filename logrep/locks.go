@@ -21,6 +21,7 @@ type lockMonitor struct {
 const (
 	probeFirst   = 4 * time.Millisecond // after a look at a wait; doubled after each
 	probeMax     = 50 * time.Millisecond
+	probeRival   = 10 * time.Millisecond // the first, where a rival is known that is about to lose, or to end
 	cancelRepeat = 20 * time.Millisecond // a cancel request that comes between two statements is lost
 	retireEvery  = 5 * time.Second
 )

@@ -251,6 +251,10 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	recoverer := logrep.NewRecoverer(lr, sink)
 	expect := capture.Expect
 	d.gate.expect.Store(&expect)
+	yield := func(ctx context.Context, gid mtm.GID, quiet, limit time.Duration) bool {
+		return lr.Catalog.Yield(ctx, d.cfg.NodeID, gid, quiet, limit)
+	}
+	d.gate.yield.Store(&yield)
 	judge, err := d.newJudge()
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ type gate struct {
 
 	expect atomic.Pointer[func(mtm.GID)] // tells capture that gid is due; nil before the node serves
 	lease  *lease
+	yield  atomic.Pointer[func(context.Context, mtm.GID, time.Duration, time.Duration) bool] // nil before the node serves
 
 	mu        sync.Mutex
 	open      bool
@@ -184,6 +185,12 @@ func (g *gate) mark(gid mtm.GID, phase string) {
 		g.metrics.phase(phase, now.Sub(c.last))
 		c.last = now
 	}
+}
+
+// Yield implements gateway.Commits.
+func (g *gate) Yield(ctx context.Context, gid mtm.GID, quiet, limit time.Duration) bool {
+	yield := g.yield.Load()
+	return yield == nil || (*yield)(ctx, gid, quiet, limit)
 }
 
 // Cancel implements gateway.Commits.

@@ -48,7 +48,7 @@ func (s *sink) Blocked(waiter, holder mtm.GID) {
 
 func (s *sink) Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() error) bool {
 	why := mtm.Conflict("Transaction " + waiter.String() + " of another node changes the same rows.")
-	return s.gateway.Doom(int32(pid), gateway.Rival{Cause: why, Age: age, Cancel: cancel}) || s.gateway.Owns(int32(pid))
+	return s.gateway.Doom(int32(pid), gateway.Rival{GID: waiter, Cause: why, Age: age, Cancel: cancel}) || s.gateway.Owns(int32(pid))
 }
 
 func (s *sink) Recovered(at uint64) { s.mail.post(coordinator.Recovered{At: at}) }

@@ -30,6 +30,34 @@ func (s *session) noteLoss(e *mtm.Error, age uint64) {
 // lostLately reports whether what comes counts as another try; mu is held.
 func (s *session) lostLately() bool { return s.since > 0 && time.Since(s.lostAt) < retryWithin }
 
+// How long a client who lost waits before he tries again: see session.yield.
+const (
+	yieldQuiet = 10 * time.Millisecond
+	yieldMax   = 100 * time.Millisecond
+)
+
+// yield lets those pass that the client's last transaction lost against, before he tries again: sooner he would only lose
+// once more, and cost them the time it takes to end him. Where it happens again and again the row is hot, so he waits for a
+// moment in which nobody of another node comes: the other node's clients have their turn, one commit after the other without a
+// conflict. When that takes too long it is his turn (spared).
+func (s *session) yield(ctx context.Context) {
+	s.mu.Lock()
+	gid := s.lostTo
+	s.lostTo = mtm.GID{}
+	quiet := yieldQuiet
+	if s.losses < 2 {
+		quiet = 0
+	}
+	s.mu.Unlock()
+	if gid.IsZero() {
+		return
+	}
+	calm := s.srv.conf.Commits.Yield(ctx, gid, quiet, yieldMax)
+	s.mu.Lock()
+	s.pressing = !calm
+	s.mu.Unlock()
+}
+
 // permit asks for the right to send PREPARE TRANSACTION; session.gid is then set, until reportPrepared.
 func (s *session) permit(ctx context.Context, age uint64) *mtm.Error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -125,7 +153,9 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	s.mu.Lock()
 	s.waiting = mtm.GID{}
 	if s.noteLoss(e, s.age); e == nil {
-		s.since = 0
+		s.since, s.lostTo, s.pressing = 0, mtm.GID{}, false
+	} else if mtm.SafeToRetry(e) {
+		s.lostTo = gid
 	}
 	s.mu.Unlock()
 	if e == nil {

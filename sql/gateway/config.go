@@ -53,6 +53,9 @@ type Commits interface {
 	// Cancel: the client gave up or went away. The transaction is aborted if that is still possible; Wait returns the
 	// outcome all the same.
 	Cancel(gid mtm.GID)
+	// Yield blocks while transactions of other nodes are under way here that change what gid, against which a client has
+	// lost, or with which he lost, changed; and quiet longer. limit bounds it. It reports whether they are over.
+	Yield(ctx context.Context, gid mtm.GID, quiet, limit time.Duration) bool
 }
 
 // The keys of the log.

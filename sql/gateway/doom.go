@@ -13,13 +13,15 @@ import (
 
 // Rival is an applying remote transaction that needs a lock that a session holds. It is prepared where it comes from.
 type Rival struct {
+	GID    mtm.GID
 	Cause  *mtm.Error   // what the client is told, a 40001
 	Age    uint64       // in microseconds since 1970
 	Cancel func() error // has PostgreSQL cancel the session's statement before it returns; nil: by a cancel request
 }
 
 // Doom ends the transaction of the session whose PostgreSQL process is pid, for rival. A client that has lost more than
-// once lately, and first tried before rival did, is let be for a moment (patience), to come to its commit, where age decides.
+// once lately, or waited in vain for its turn, and first tried before rival did, is let be for a moment (patience), to come to
+// its commit, where age decides.
 // false: there is no such session, or it is in no transaction. true: it will end, or be prepared, or is so by now: who
 // waits must look again.
 func (s *Server) Doom(pid int32, rival Rival) bool {
@@ -45,7 +47,7 @@ const (
 
 // spared reports whether the session is let be for now; mu is held.
 func (s *session) spared(rival Rival) bool {
-	if s.losses < 2 || !s.lostLately() || s.since >= rival.Age {
+	if s.losses < 2 && !s.pressing || !s.lostLately() || s.since >= rival.Age {
 		return false
 	}
 	now := time.Now()
@@ -70,7 +72,7 @@ func (s *session) doom(rival Rival) bool {
 		// Idle, or gathering messages: the client's goroutine rolls the block back.
 		ok := s.tx != 'I' // a failed block holds the locks that it took before its savepoint
 		if ok && !s.doomed && !s.spared(rival) {
-			s.cause, s.doomed = cause, true
+			s.cause, s.doomed, s.lostTo = cause, true, rival.GID
 			s.srv.count.doomed.Add(1)
 			s.wake()
 		}
@@ -86,7 +88,7 @@ func (s *session) doom(rival Rival) bool {
 		return true
 	}
 	again := s.cause != nil
-	s.cause = cause
+	s.cause, s.lostTo = cause, rival.GID
 	if s.onlyParses() && !again {
 		// It is soon over, and a Parse does not fail for what other transactions do: the block ends after it, unless it
 		// is asked for again.

@@ -170,6 +170,8 @@ type fakeCommits struct {
 	permits  atomic.Int64 // out
 	mu       sync.Mutex
 	refuse   *mtm.Error    // of Admit
+	yields   []mtm.GID     // asked for
+	calm     bool          // what Yield answers
 	conflict int           // how many of the next Waits say 40001
 	hold     chan struct{} // if not nil, Wait blocks until it is closed or Cancel comes
 	waits    chan mtm.GID  // if not nil, told when Wait begins
@@ -235,6 +237,13 @@ func (f *fakeCommits) cancelOf(gid mtm.GID) chan struct{} {
 		f.canceled[gid] = make(chan struct{})
 	}
 	return f.canceled[gid]
+}
+
+func (f *fakeCommits) Yield(_ context.Context, gid mtm.GID, _, _ time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.yields = append(f.yields, gid)
+	return f.calm
 }
 
 func (f *fakeCommits) Cancel(gid mtm.GID) {

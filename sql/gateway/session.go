@@ -131,6 +131,8 @@ type session struct {
 	since      uint64     // age of the client's first try, if his last one lost against another transaction; else 0
 	lostAt     time.Time  // … when that was
 	losses     int        // … and how many there were
+	lostTo     mtm.GID    // … and to whom, or with what; zero once it was waited for
+	pressing   bool       // it was waited for in vain
 	sparedTo   time.Time  // until then the transaction is let be
 	waiting    mtm.GID    // the commit that is waited for
 	gid        mtm.GID    // permitted, and not yet reported

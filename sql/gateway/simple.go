@@ -122,6 +122,9 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 	u := &unit{stmts: []*statement.Statement{st}, text: text}
 	switch st.Kind {
 	case statement.Begin:
+		if tx == 'I' {
+			s.yield(ctx)
+		}
 		return s.beginBlock(st, text)
 	case statement.Commit:
 		if tx == 'I' {

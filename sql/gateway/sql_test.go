@@ -220,6 +220,64 @@ func TestConflictsAreRetriedOutsideOfBlocks(t *testing.T) {
 	}
 }
 
+// TestWhoLostYields: before the next try it is asked whether those it lost against are over, once for each loss.
+func TestWhoLostYields(t *testing.T) {
+	h := start(t)
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			fresh(t, h)
+			conn := h.connect(t, mode)
+			exec := func(sql string) error {
+				_, err := conn.Exec(bg, sql)
+				return err
+			}
+			yields := func() (gids []mtm.GID) {
+				h.fake.mu.Lock()
+				defer h.fake.mu.Unlock()
+				gids, h.fake.yields = h.fake.yields, nil
+				return gids
+			}
+			lose := func(n int) {
+				h.fake.mu.Lock()
+				defer h.fake.mu.Unlock()
+				h.fake.conflict = n
+			}
+			yields()
+			// In a block that another transaction ends.
+			rival := Rival{GID: mtm.GID{Origin: 2, Gen: 1, Seq: 5}, Cause: mtm.Conflict("a transaction of node 2 was first"), Age: now() + 1e9}
+			pid := int32(conn.PgConn().PID())
+			require.NoError(t, exec("begin"))
+			require.NoError(t, exec("insert into t values (1, 'x')"))
+			require.True(t, h.Doom(pid, rival))
+			require.Equal(t, "40001", code(exec("select 1")))
+			require.NoError(t, exec("rollback"))
+			require.NoError(t, exec("select 1"))
+			require.Empty(t, yields(), "a read is none of it")
+			require.NoError(t, exec("begin"))
+			require.Equal(t, []mtm.GID{rival.GID}, yields())
+			require.NoError(t, exec("insert into t values (1, 'x')"))
+			// It was asked in vain and is the older: it is let be, up to its commit.
+			require.True(t, h.Doom(pid, rival))
+			require.NoError(t, exec("select 1"))
+			// At the commit: with what the own transaction changed.
+			lose(1)
+			require.Equal(t, "40001", code(exec("commit")))
+			require.NoError(t, exec("begin"))
+			got := yields()
+			require.Len(t, got, 1)
+			require.EqualValues(t, 1, got[0].Origin)
+			require.NoError(t, exec("insert into t values (1, 'x')"))
+			require.NoError(t, exec("commit"))
+			require.NoError(t, exec("begin"))
+			require.NoError(t, exec("rollback"))
+			require.Empty(t, yields(), "won by now")
+			lose(2)
+			require.NoError(t, exec("insert into t values (2, 'x')"))
+			require.Len(t, yields(), 2, "a single statement, tried again by the gateway")
+		})
+	}
+}
+
 func TestErrorsAtPrepareAreThoseOfCommit(t *testing.T) {
 	h := start(t)
 	fresh(t, h)

@@ -142,6 +142,9 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	}
 	switch m.kind() {
 	case statement.Begin:
+		if tx == 'I' && !s.ext.ran {
+			s.yield(ctx)
+		}
 		s.appendMeta(*m, false)
 		if s.ext.cur == 'I' {
 			s.ext.cur, s.ext.wrapped = 'T', false

@@ -13,6 +13,7 @@ import (
 // still held back is tried again when it lost against another transaction.
 func (s *session) runWrapped(ctx context.Context, u *unit) error {
 	s.srv.count.wrapped.Add(1)
+	s.yield(ctx)
 	age := uint64(time.Now().UnixMicro())
 	u.temporary = s.isTemporary()
 	// Not the first time: one that is cancelled for taking long has used up its values of sequences.
@@ -22,6 +23,7 @@ func (s *session) runWrapped(ctx context.Context, u *unit) error {
 		if err != nil || !again {
 			return err
 		}
+		s.yield(ctx)
 		fast = false
 	}
 }
