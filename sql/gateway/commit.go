@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"mtm"
@@ -30,11 +31,26 @@ func (s *session) noteLoss(e *mtm.Error, age uint64) {
 // lostLately reports whether what comes counts as another try; mu is held.
 func (s *session) lostLately() bool { return s.since > 0 && time.Since(s.lostAt) < retryWithin }
 
-// How long a client who lost waits before he tries again: see session.yield.
+// How long a client who lost waits before he tries again, see session.yield: by how long a commit takes these days, so that a
+// turn is a few commits on a slow machine too.
 const (
-	yieldQuiet = 10 * time.Millisecond
-	yieldMax   = 100 * time.Millisecond
+	yieldQuiet = 10 * time.Millisecond  // at least; else half a commit, and 5 times that at most
+	yieldMax   = 100 * time.Millisecond // at least; else five commits, and 5 times that at most
 )
+
+// pace is how long commits take: from PREPARE's answer to the client's, smoothed.
+type pace struct{ mean atomic.Int64 }
+
+func (p *pace) note(d time.Duration) {
+	old := p.mean.Load()
+	p.mean.CompareAndSwap(old, old+(int64(d)-old)/16)
+}
+
+// turn is how long nobody must come before it is a client's turn, and after how long it is in any case.
+func (p *pace) turn() (quiet, limit time.Duration) {
+	mean := time.Duration(p.mean.Load())
+	return min(max(mean/2, yieldQuiet), 5*yieldQuiet), min(max(5*mean, yieldMax), 5*yieldMax)
+}
 
 // yield lets those pass that the client's last transaction lost against, before he tries again: sooner he would only lose
 // once more, and cost them the time it takes to end him. Where it happens again and again the row is hot, so he waits for a
@@ -44,7 +60,7 @@ func (s *session) yield(ctx context.Context) {
 	s.mu.Lock()
 	gid := s.lostTo
 	s.lostTo = mtm.GID{}
-	quiet := yieldQuiet
+	quiet, limit := s.srv.pace.turn()
 	if s.losses < 2 {
 		quiet = 0
 	}
@@ -52,7 +68,7 @@ func (s *session) yield(ctx context.Context) {
 	if gid.IsZero() {
 		return
 	}
-	calm := s.srv.conf.Commits.Yield(ctx, gid, quiet, yieldMax)
+	calm := s.srv.conf.Commits.Yield(ctx, gid, quiet, limit)
 	s.mu.Lock()
 	s.pressing = !calm
 	s.mu.Unlock()
@@ -146,6 +162,7 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	if canceled {
 		s.srv.conf.Commits.Cancel(gid)
 	}
+	began := time.Now()
 	stop := s.watchClient(gid)
 	e := s.srv.conf.Commits.Wait(ctx, gid)
 	stop()
@@ -159,6 +176,7 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	}
 	s.mu.Unlock()
 	if e == nil {
+		s.srv.pace.note(time.Since(began))
 		s.srv.count.committed.Add(1)
 	} else {
 		s.srv.count.aborted.Add(1)

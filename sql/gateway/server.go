@@ -21,6 +21,7 @@ type Server struct {
 	tls       *tls.Config
 	listeners []net.Listener
 	cache     *statement.Cache
+	pace      pace
 	count     counters
 	work      sync.WaitGroup // what runs beside sessions: cancel requests
 

@@ -135,6 +135,7 @@ func TestConflictsOnAllNodesAtOnce(t *testing.T) {
 	c := testcluster.Start(t, testcluster.Options{})
 	t.Run("transfers between few accounts", func(t *testing.T) { transfers(t, c.For(t)) })
 	t.Run("crossed updates of two rows", func(t *testing.T) { crossed(t, c.For(t)) })
+	t.Run("one row that everybody updates", func(t *testing.T) { hotRow(t, c.For(t)) })
 }
 
 const conflictSeconds = 10
@@ -208,6 +209,62 @@ func crossedOnce(t testing.TB, db *pgx.Conn, reverse bool) error {
 			return err
 		}
 		_, err := tx.Exec(t.Context(), "UPDATE crossed SET n = n + 1 WHERE id = $1", second)
+		return err
+	})
+}
+
+// hotRow lets five clients of each node update a row of their own and then the same row, again until it is committed. Who loses
+// lets the winners pass first, so most tries end well: without that there were ten for each that did.
+func hotRow(t *testing.T, c *testcluster.Cluster) {
+	const clients, seconds = 5, 6
+	execSQL(t, c.Node(1).Connect(), `CREATE TABLE hot (id int PRIMARY KEY, n int NOT NULL); CREATE TABLE own (id int PRIMARY KEY, n int NOT NULL);
+		INSERT INTO hot VALUES (1, 0); INSERT INTO own SELECT i, 0 FROM generate_series(1, 100) i`)
+	var mu sync.Mutex
+	done, lost, slowest := make([]int, len(c.Nodes())+1), 0, time.Duration(0)
+	var g errgroup.Group
+	end := time.Now().Add(seconds * time.Second)
+	for _, n := range c.Nodes() {
+		for i := range clients {
+			db, own := n.Connect(), n.ID*clients+i
+			g.Go(func() error {
+				for time.Now().Before(end) {
+					began, tries := time.Now(), 1
+					err := updateHot(t, db, own)
+					for ; sqlState(err) == "40001"; tries++ {
+						err = updateHot(t, db, own)
+					}
+					if err != nil {
+						return fmt.Errorf("node %d: %w", n.ID, err)
+					}
+					mu.Lock()
+					done[n.ID]++
+					lost += tries - 1
+					slowest = max(slowest, time.Since(began))
+					mu.Unlock()
+				}
+				return nil
+			})
+		}
+	}
+	require.NoError(t, g.Wait(), "%s", logs(c))
+	sum := 0
+	for _, n := range c.Nodes() {
+		require.Positive(t, done[n.ID], "node %d starved: %v", n.ID, done)
+		sum += done[n.ID]
+	}
+	t.Logf("commits by node: %v; %d lost and tried again; the slowest took %v", done[1:], lost, slowest.Round(time.Millisecond))
+	require.Less(t, slowest, longestWait, "retries included")
+	require.Less(t, lost, 6*sum, "tries that lost, for %d commits", sum)
+	c.RequireEqual()
+	require.Equal(t, []int{sum, sum}, one[[]int](t, c.Node(2).Connect(), "SELECT ARRAY[(SELECT n FROM hot), (SELECT sum(n) FROM own)::int]"))
+}
+
+func updateHot(t testing.TB, db *pgx.Conn, own int) error {
+	return pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "UPDATE own SET n = n + 1 WHERE id = $1", own); err != nil {
+			return err
+		}
+		_, err := tx.Exec(t.Context(), "UPDATE hot SET n = n + 1 WHERE id = 1")
 		return err
 	})
 }
