@@ -57,20 +57,30 @@ func (n *Node) Status() Status {
 	return s
 }
 
+// InJournal reports whether all nodes have finished the transaction, this one too, and it has forgotten how: the journal may tell.
+func (n *Node) InJournal(gid mtm.GID) bool { return !n.inBase(gid) && n.isForgotten(gid) }
+
+// What Outcome tells.
+const (
+	OutcomeCommitted  = "committed"
+	OutcomeAborted    = "aborted"
+	OutcomeInProgress = "in progress"
+)
+
 // Outcome tells what became of a transaction, as far as this node knows or remembers: "committed", "aborted",
-// "in progress", or "" when it does not know it.
+// "in progress", or "" when it does not know it. It holds once what the node has to persist is durable.
 func (n *Node) Outcome(gid mtm.GID) string {
 	if n.inBase(gid) {
 		return ""
 	}
 	if commit, ok := n.known(gid); ok {
 		if commit {
-			return "committed"
+			return OutcomeCommitted
 		}
-		return "aborted"
+		return OutcomeAborted
 	}
 	if n.txns[gid] != nil {
-		return "in progress"
+		return OutcomeInProgress
 	}
 	return ""
 }

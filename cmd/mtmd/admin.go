@@ -64,6 +64,15 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		if err = json.Unmarshal(req.GetJson(), &n); err == nil {
 			err = s.d.introduce(req.GetMethod() == "introduce", n)
 		}
+	case "outcome", "outcome_here":
+		find := s.d.outcome
+		if req.GetMethod() == "outcome_here" {
+			find = s.d.outcomeHere
+		}
+		var ask outcomeRequest
+		if err = json.Unmarshal(req.GetJson(), &ask); err == nil {
+			out, err = s.d.tellOutcome(ctx, ask, find)
+		}
 	case "drop_node":
 		var drop dropRequest
 		if err = json.Unmarshal(req.GetJson(), &drop); err == nil {

@@ -48,6 +48,7 @@ type loop struct {
 	unsaid   atomic.Int64          // records of generations that are queued, and not durable yet
 	marking  bool                  // a checkpoint is on its way
 	extra    []mtm.Record          // the checkpoint, to go after what Ready holds
+	answers  []coordinator.Action  // to questions, to go after what Ready holds
 }
 
 const (
@@ -104,6 +105,10 @@ func (l *loop) think(ctx context.Context) error {
 		for _, ev := range events {
 			if t, ok := ev.(coordinator.Tick); ok {
 				changed = l.tell(t.Now, 0) || changed
+				continue
+			}
+			if q, ok := ev.(outcomeQuestion); ok {
+				l.answers = append(l.answers, q.ask(l.node))
 				continue
 			}
 			changed = l.step(ev) || changed
@@ -179,7 +184,8 @@ func sameStatus(a, b coordinator.Status) bool {
 func (l *loop) hand(ctx context.Context) error {
 	r := l.node.Ready()
 	r.Persist = append(r.Persist, l.extra...)
-	l.extra = nil
+	r.Do = append(r.Do, l.answers...)
+	l.extra, l.answers = nil, nil
 	if r.Empty() {
 		return nil
 	}
@@ -371,6 +377,10 @@ func (l *loop) release(r *coordinator.Ready) {
 		failPoint("after-send")
 	}
 	for _, a := range r.Do {
+		if a, ok := a.(outcomeAnswer); ok {
+			a.tell()
+			continue
+		}
 		l.hands.act(a)
 	}
 	if len(r.Do) > 0 {

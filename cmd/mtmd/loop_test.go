@@ -99,3 +99,43 @@ func TestTimeComesFirstAndTheLeaseBeforeAnythingIsSent(t *testing.T) {
 	<-done
 	require.False(t, tooEarly.Load())
 }
+
+// What somebody is told of an outcome must survive the crash that comes right after.
+func TestOutcomeIsToldWhenItIsDurable(t *testing.T) {
+	j, err := journal.Open(t.TempDir(), journal.Options{})
+	require.NoError(t, err)
+	defer j.Close()
+	all := mtm.Nodes(1, 2, 3)
+	cfg := coordinator.Config{ID: 1, Generation: mtm.Generation{Num: 1, Members: all, Configured: all}}
+	node := coordinator.New(cfg)
+	node.Start(nil)
+	h := hands{send: func(mtm.Message) {}, reply: func(coordinator.Reply) {}, mark: func(mtm.GID, string) {}, act: func(coordinator.Action) {}}
+	l := newLoop(node, newMailbox(), j, h, newMetrics(), slog.New(slog.DiscardHandler), newClock())
+	gid := mtm.GID{Origin: 2, Gen: 1, Seq: 1}
+	from2 := func(b mtm.Body) coordinator.Event {
+		return coordinator.Received{Message: mtm.Message{From: 2, To: 1, Body: b}}
+	}
+	ask := func() chan outcomeAnswer {
+		q := outcomeQuestion{gid: gid, answer: make(chan outcomeAnswer, 1)}
+		l.answers = append(l.answers, q.ask(node))
+		require.NoError(t, l.hand(t.Context()))
+		return q.answer
+	}
+	for _, ev := range []coordinator.Event{
+		coordinator.PeerUp{Node: 2, Incarnation: 1}, from2(mtm.Prepare{GID: gid, Payload: mtm.Payload{Data: []byte("x")}}),
+		coordinator.Applied{GID: gid}, from2(mtm.Accept{GID: gid, Ballot: mtm.Ballot{Node: 2}, Commit: true}),
+	} {
+		l.step(ev)
+	}
+	answer, again := ask(), ask()
+	require.Empty(t, answer, "told before the journal has it")
+	require.Empty(t, again, "told before the journal has it, with nothing new to persist")
+	require.NoError(t, l.carry([]coordinator.Ready{<-l.ready, <-l.ready}))
+	l.queued.Store(0)
+	require.Equal(t, "committed", (<-answer).outcome)
+	require.Equal(t, "committed", (<-again).outcome)
+	require.Equal(t, "committed", (<-ask()).outcome, "with nothing queued it is told at once")
+	restarted := coordinator.New(cfg)
+	require.NoError(t, j.Replay(0, func(_ uint64, r mtm.Record) error { restarted.Replay(r); return nil }))
+	require.Equal(t, "committed", restarted.Outcome(gid))
+}

@@ -69,6 +69,10 @@ func (p *publisher) session(ctx context.Context, last *coordinator.Status) error
 			return err
 		}
 	}
+	desk := newQuestions(p.d, schema.NewDesk(conn))
+	defer desk.wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	alive := time.NewTicker(time.Second)
 	defer alive.Stop()
 	var said time.Time
@@ -92,8 +96,12 @@ func (p *publisher) session(ctx context.Context, last *coordinator.Status) error
 				late = false
 				err = p.publish(ctx, conn, *last)
 			} else {
-				_, err = conn.Exec(ctx, "SELECT 1") // a PostgreSQL that was restarted forgot us
+				err = desk.look(ctx) // also, a PostgreSQL that was restarted forgot us
 			}
+		case <-p.d.asked:
+			err = desk.look(ctx)
+		case a := <-desk.ready:
+			err = desk.desk.Answer(ctx, a.question, a.text, a.failure)
 		}
 		if err != nil {
 			return err

@@ -43,6 +43,21 @@ func (j *Journal) Lookup(gids ...mtm.GID) (map[mtm.GID]Outcome, error) {
 	return found, nil
 }
 
+// Fate tells what became of a transaction that this node has finished, as coordinator.Node.InJournal says. It is Unknown also of one of
+// which the journal has nothing: it may have changed nothing that is replicated, and have been committed on its origin alone.
+func (j *Journal) Fate(gid mtm.GID) (Outcome, error) {
+	touched := false
+	err := j.summaries(func(_ uint64, s *summary) bool {
+		touched = touched || s.Touched.has(gid)
+		return !touched
+	})
+	if err != nil || !touched {
+		return Unknown, err
+	}
+	found, err := j.Lookup(gid)
+	return found[gid], err
+}
+
 // summaries calls fn for the summary of each segment, oldest first, with the index after its last record, until fn says
 // false. It may not keep the summary. Segments that are given up meanwhile are passed over.
 func (j *Journal) summaries(fn func(next uint64, s *summary) bool) error {

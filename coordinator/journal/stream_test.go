@@ -343,6 +343,16 @@ func TestOutcomesAreLookedUp(t *testing.T) {
 			gidOf(2, 7): Committed, gidOf(3, 1): NoCommit, gidOf(1, 301): NoCommit}, found)
 	}
 	check()
+	fate := func(gid mtm.GID, want Outcome) {
+		t.Helper()
+		got, err := j.Fate(gid)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	fate(gidOf(1, 1), Committed)
+	fate(gidOf(1, 10), NoCommit)
+	fate(gidOf(2, 7), Committed)
+	fate(gidOf(3, 1), Unknown) // it may have been committed on its origin alone
 	r := newReceiver(t, j, StreamConfig{})
 	tell := func(gid mtm.GID) mtm.Message {
 		r.s.TellOutcome(coordinator.TellOutcome{To: 2, GID: gid})
@@ -365,6 +375,8 @@ func TestOutcomesAreLookedUp(t *testing.T) {
 	found, err := j.Lookup(gidOf(1, 1), gidOf(2, 7), gidOf(1, 300), gidOf(3, 1))
 	require.NoError(t, err)
 	require.Equal(t, map[mtm.GID]Outcome{gidOf(1, 300): NoCommit, gidOf(3, 1): NoCommit}, found)
+	fate(gidOf(1, 10), Unknown)
+	fate(gidOf(1, 300), NoCommit)
 	r = newReceiver(t, j, StreamConfig{})
 	r.s.TellOutcome(coordinator.TellOutcome{To: 2, GID: gidOf(1, 10)})
 	require.Equal(t, mtm.Message{To: 2, Body: mtm.Decided{GID: gidOf(1, 300)}}, func() mtm.Message {

@@ -103,6 +103,9 @@ func (s *session) finish1() {
 func (s *session) answer(typ byte, msg []byte) error {
 	switch typ {
 	case 'N', 'A':
+		if typ == 'N' && s.asks(msg[5:]) {
+			return nil
+		}
 		s.emit(msg)
 		return nil
 	case 'S':

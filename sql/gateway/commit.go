@@ -170,7 +170,7 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	s.mu.Lock()
 	s.waiting = mtm.GID{}
 	if s.noteLoss(e, s.age); e == nil {
-		s.since, s.lostTo, s.pressing = 0, mtm.GID{}, false
+		s.since, s.lostTo, s.pressing, s.lastGID = 0, mtm.GID{}, false, gid
 	} else if mtm.SafeToRetry(e) {
 		s.lostTo = gid
 	}

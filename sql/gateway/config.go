@@ -27,8 +27,10 @@ type Config struct {
 	SlowStatement time.Duration
 	// StartupTimeout bounds what comes before the first statement, as authentication_timeout does. 0: 60 s.
 	StartupTimeout time.Duration
-	CacheBytes     int // for what is known of statement texts. 0: 8 MiB
-	Log            *slog.Logger
+	// Asked is told when a session has put a question to the daemon (package schema, Desk); it must not block. nil: nobody is.
+	Asked      func()
+	CacheBytes int // for what is known of statement texts. 0: 8 MiB
+	Log        *slog.Logger
 }
 
 // DefaultRetryAutocommit is the usual value of Config.RetryAutocommit.

@@ -136,6 +136,7 @@ type session struct {
 	sparedTo   time.Time  // until then the transaction is let be
 	waiting    mtm.GID    // the commit that is waited for
 	gid        mtm.GID    // permitted, and not yet reported
+	lastGID    mtm.GID    // of the last commit
 	abort      context.CancelFunc
 }
 

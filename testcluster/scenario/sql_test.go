@@ -27,6 +27,7 @@ func TestOneCluster(t *testing.T) {
 		{"what one node commits the others read at once", committedIsRead},
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
+		{"outcomes are asked", outcomesAreAsked},
 		{"scripts print what stock PostgreSQL prints", scripts},
 		{"direct connections are read-only", directIsReadOnly},
 		{"a client that cancels while its commit waits", cancelDuringCommit},
