@@ -106,6 +106,10 @@ func (l *loop) think(ctx context.Context) error {
 				changed = l.tell(t.Now, 0) || changed
 				continue
 			}
+			if ask, ok := ev.(haveAsk); ok {
+				ask.answer <- haveAnswer{l.node.Status(), l.node.Have()}
+				continue
+			}
 			changed = l.step(ev) || changed
 		}
 		l.lease(l.node.LeaseEnd())
