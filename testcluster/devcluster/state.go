@@ -20,7 +20,8 @@ type state struct {
 	PostgresOnly bool        `json:"postgres_only,omitempty"`
 	Proxy        *proxyState `json:"proxy"` // nil: peers dial each other directly
 	Nodes        []*node     `json:"nodes"`
-	Referee      *node       `json:"referee,omitempty"` // an mtmd without PostgreSQL; its number is 0
+	FaultDisk    string      `json:"fault_disk,omitempty"` // the library that makes disks bad; "": none
+	Referee      *node       `json:"referee,omitempty"`    // an mtmd without PostgreSQL; its number is 0
 }
 
 // proxyState is the fault proxy: its process, where it is told what to do, and the address of each link "1-2".
@@ -46,6 +47,8 @@ type node struct {
 	PeerPort  int    `json:"peer_port"` // the real one, behind the proxy
 	HTTPPort  int    `json:"http_port"`
 	Postgres  Proc   `json:"postgres"`
+	Disk      string `json:"disk,omitempty"` // directory of package faultdisk; "": the disk is good
+	Preload   string `json:"preload,omitempty"`
 	Mtmd      Proc   `json:"mtmd"`
 }
 

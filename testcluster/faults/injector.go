@@ -107,7 +107,7 @@ func (in *Injector) Inject(ctx context.Context, f Fault) error {
 // returns when all nodes are online, or ctx is over.
 func (in *Injector) Mend(ctx context.Context) error {
 	in.Log("%s mend", time.Now().Format("15:04:05.000"))
-	err := in.Dev.Heal(ctx)
+	err := errors.Join(in.Dev.Heal(ctx), in.goodDisks())
 	for _, id := range in.ids {
 		err = errors.Join(err, in.thaw(ctx, id))
 	}

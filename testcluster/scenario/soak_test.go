@@ -129,12 +129,12 @@ func (b *bulk) check(t testing.TB, c *testcluster.Cluster) {
 // TestSoak does to a cluster under load whatever package faults can, at random, several things at a time, and checks S1 to S9 after each
 // round: three nodes, and two with a referee. The environment says more:
 //
-//	MTM_SOAK          for how long, of each (25s)
+//	MTM_SOAK          for how long, of each (20s)
 //	MTM_SOAK_SEED     chooses the faults (that of the clock; it is logged). It repeats the faults, not what they meet
 //	MTM_SOAK_ONLY     "cut off,kill": these faults only
 //	MTM_SOAK_STRICT   1: plain reads must be linearizable, too
 func TestSoak(t *testing.T) {
-	limit, seed := 25*time.Second, uint64(time.Now().UnixNano())
+	limit, seed := 20*time.Second, uint64(time.Now().UnixNano())
 	var err error
 	if text := os.Getenv("MTM_SOAK"); text != "" {
 		limit, err = time.ParseDuration(text)
@@ -144,8 +144,10 @@ func TestSoak(t *testing.T) {
 		seed, err = strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err)
 	}
-	t.Run("three nodes", func(t *testing.T) { soak(t, testcluster.Options{}, limit, seed) })
-	t.Run("two and a referee", func(t *testing.T) { soak(t, testcluster.Options{Nodes: 2, Referee: true}, limit, seed) })
+	t.Run("three nodes", func(t *testing.T) { soak(t, testcluster.Options{FaultDisks: true}, limit, seed) })
+	t.Run("two and a referee", func(t *testing.T) {
+		soak(t, testcluster.Options{Nodes: 2, Referee: true, FaultDisks: true}, limit, seed)
+	})
 }
 
 func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64) {
