@@ -44,3 +44,33 @@ func TestOutcomeIsInTheJournalOnlyIfItWasFinishedHere(t *testing.T) {
 		require.Equal(t, c.inJournal, n.InJournal(gid(c.seq)), "%d", c.seq)
 	}
 }
+
+// In doubt is what has lost its origin; who it waits for are those that have not answered this node's attempt to decide it.
+func TestInDoubtSaysWhoIsWaitedFor(t *testing.T) {
+	all := mtm.Nodes(1, 2, 3, 4, 5)
+	n := New(Config{ID: 3, Generation: mtm.Generation{Num: 1, Members: all, Configured: all}})
+	n.Start(nil)
+	gid := mtm.GID{Origin: 1, Gen: 1, Seq: 1}
+	from := func(id mtm.NodeID, b mtm.Body) { n.Step(Received{Message: mtm.Message{From: id, To: 3, Body: b}}) }
+	for id := range mtm.NodeID(5) {
+		n.Step(PeerUp{Node: id + 1, Incarnation: 1})
+	}
+	from(1, mtm.Prepare{GID: gid, Age: 77, Acceptors: all, Payload: mtm.Payload{Data: []byte("x")}})
+	n.Step(Applied{GID: gid})
+	require.Empty(t, n.Status().InDoubt)
+	n.Step(PeerDown{Node: 1})
+	require.Equal(t, []Doubt{{GID: gid, Age: 77, Prepared: true, WaitsFor: all}}, n.Status().InDoubt)
+	for now := uint64(1); n.txns[gid].attempt == nil; now += 100 {
+		n.Step(Tick{Now: now})
+	}
+	require.Equal(t, []Doubt{{GID: gid, Age: 77, Prepared: true, Votes: mtm.Nodes(3), WaitsFor: mtm.Nodes(1, 2, 4, 5)}}, n.Status().InDoubt)
+	ballot := n.txns[gid].attempt.ballot
+	from(4, mtm.Promised{GID: gid, Ballot: ballot})
+	require.Equal(t, mtm.Nodes(3, 4), n.Status().InDoubt[0].Votes)
+	require.Equal(t, mtm.Nodes(1, 2, 5), n.Status().InDoubt[0].WaitsFor)
+	from(5, mtm.Promised{GID: gid, Ballot: ballot})
+	require.Equal(t, mtm.Nodes(3), n.Status().InDoubt[0].Votes, "the second round begins anew")
+	from(4, mtm.Accepted{GID: gid, Ballot: ballot})
+	from(5, mtm.Accepted{GID: gid, Ballot: ballot})
+	require.Empty(t, n.Status().InDoubt)
+}

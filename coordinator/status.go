@@ -14,10 +14,31 @@ type Status struct {
 	Behind     uint64      // while it recovers: bytes of the donor's journal that are still to come
 	InFlight   int         // own transactions that are not finished everywhere
 	Undecided  int         // transactions of any origin without an outcome
-	InDoubt    []mtm.GID   // undecided ones whose origin is lost, ascending
+	InDoubt    []Doubt     // undecided ones whose origin is lost, ascending
 	CountsOn   mtm.NodeSet // the nodes that decide what is undecided: one that is dropped must not go away yet
 	Dropped    bool        // it is configured no more, and never will be again
 	Joining    bool        // it is not configured yet
+}
+
+// Doubt is a transaction that the resolver has to decide.
+type Doubt struct {
+	GID      mtm.GID
+	Age      uint64      // when it began, in microseconds since 1970; 0: not known here
+	Prepared bool        // in this node's PostgreSQL: it holds locks
+	Votes    mtm.NodeSet // who has answered this node's present attempt to decide it; none: it makes none now
+	WaitsFor mtm.NodeSet // who has not, of the nodes of which a majority decides it
+}
+
+func doubtOf(t *txn) Doubt {
+	d := Doubt{GID: t.gid, Age: t.age, Prepared: t.local == localPrepared}
+	if at := t.attempt; at != nil {
+		d.Votes = at.promises
+		if at.phase2 {
+			d.Votes = at.accepts
+		}
+	}
+	d.WaitsFor = t.acceptors.Minus(d.Votes)
+	return d
 }
 
 // LeaseEnd is Status().LeaseEnd, for who asks often.
@@ -50,7 +71,7 @@ func (n *Node) Status() Status {
 			s.Undecided++
 			s.CountsOn = s.CountsOn.Union(t.acceptors)
 			if t.orphan {
-				s.InDoubt = append(s.InDoubt, t.gid)
+				s.InDoubt = append(s.InDoubt, doubtOf(t))
 			}
 		}
 	}

@@ -263,7 +263,7 @@ func (s *stage) command(d *datadriven.TestData) {
 	case "status":
 		st := s.nodes[id].Status()
 		fmt.Fprintf(&s.out, "%s connected=%v in-flight=%d undecided=%d in-doubt=%v\n",
-			st.Status, st.Connected, st.InFlight, st.Undecided, st.InDoubt)
+			st.Status, st.Connected, st.InFlight, st.Undecided, gidsOf(st.InDoubt))
 		if s.cfg.Elections {
 			fmt.Fprintf(&s.out, "%v online=%v lease until %d\n", st.Generation, st.Online, st.LeaseEnd)
 			if st.Dropped {
@@ -275,6 +275,14 @@ func (s *stage) command(d *datadriven.TestData) {
 	default:
 		d.Fatalf(s.t, "unknown command")
 	}
+}
+
+func gidsOf(list []Doubt) []mtm.GID {
+	gids := []mtm.GID{}
+	for _, d := range list {
+		gids = append(gids, d.GID)
+	}
+	return gids
 }
 
 func argString(d *datadriven.TestData, key string) string {

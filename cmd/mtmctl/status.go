@@ -72,18 +72,20 @@ func askAll(ctx context.Context, nodes []admin.Node) ([]nodeStatus, error) {
 }
 
 func statusText(w io.Writer, all []nodeStatus) {
+	var doubts []string
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "NODE\tSTATUS\tGENERATION\tMEMBERS\tONLINE\tCONNECTED\tBEHIND")
 	for _, n := range all {
 		var s struct {
-			ID        int    `json:"node_id"`
-			Status    string `json:"status"`
-			Gen       uint64 `json:"gen_num"`
-			Members   []int  `json:"gen_members"`
-			Online    []int  `json:"gen_members_online"`
-			Connected []int  `json:"connected"`
-			Donor     int    `json:"donor"`
-			Behind    uint64 `json:"bytes_behind"`
+			ID        int     `json:"node_id"`
+			Status    string  `json:"status"`
+			Gen       uint64  `json:"gen_num"`
+			Members   []int   `json:"gen_members"`
+			Online    []int   `json:"gen_members_online"`
+			Connected []int   `json:"connected"`
+			Donor     int     `json:"donor"`
+			Behind    uint64  `json:"bytes_behind"`
+			Doubts    []doubt `json:"in_doubt_list"`
 		}
 		if n.Err == nil {
 			n.Err = json.Unmarshal(n.Raw, &s)
@@ -96,9 +98,36 @@ func statusText(w io.Writer, all []nodeStatus) {
 		if s.Donor != 0 {
 			behind = fmt.Sprintf("%d bytes (from node %d)", s.Behind, s.Donor)
 		}
+		for _, d := range s.Doubts {
+			doubts = append(doubts, d.text(s.ID))
+		}
 		fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.Status, s.Gen, ids(s.Members), ids(s.Online), ids(s.Connected), behind)
 	}
 	t.Flush()
+	if len(doubts) > 0 {
+		fmt.Fprintf(w, "\nin doubt, their origin being lost:\n%s", strings.Join(doubts, ""))
+	}
+}
+
+// doubt is a transaction in doubt, as a node tells it.
+type doubt struct {
+	GID      string  `json:"gid"`
+	Age      float64 `json:"age_seconds"`
+	Prepared bool    `json:"prepared"`
+	Votes    []int   `json:"votes"`
+	WaitsFor []int   `json:"waits_for"`
+}
+
+func (d doubt) text(node int) string {
+	holds := ""
+	if d.Prepared {
+		holds = ", and holds its locks there"
+	}
+	age := ""
+	if d.Age > 0 {
+		age = fmt.Sprintf(", %.0f s old", d.Age)
+	}
+	return fmt.Sprintf("  node %d: %s%s, waits for nodes %s (a majority decides)%s\n", node, d.GID, age, ids(d.WaitsFor), holds)
 }
 
 func ids(list []int) string {

@@ -301,10 +301,10 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 func (d *daemon) onStatus(was *coordinator.Status, s coordinator.Status) {
 	d.gate.lease.refuse(refusalOf(s, d.cfg.Referee != ""))
 	progress := s
-	progress.Behind = 0
+	progress.Behind, progress.InDoubt = 0, nil
 	if was != nil {
 		before := *was
-		before.Behind = 0
+		before.Behind, before.InDoubt = 0, nil
 		if sameStatus(before, progress) {
 			return
 		}

@@ -15,6 +15,9 @@ import (
 // progressEvery is how often at most a recovery's progress is published.
 const progressEvery = 250 * time.Millisecond
 
+// maxInDoubt is how many transactions in doubt are shown at most.
+const maxInDoubt = 1000
+
 // publisher keeps mtm.status() and mtm.nodes() true: it holds the session that says that the daemon lives.
 type publisher struct {
 	d       *daemon
@@ -83,7 +86,7 @@ func (p *publisher) session(ctx context.Context, last *coordinator.Status) error
 			return ctx.Err()
 		case s := <-p.news:
 			progress := *last
-			progress.Behind = s.Behind
+			progress.Behind, progress.InDoubt = s.Behind, s.InDoubt
 			only := sameStatus(progress, s)
 			if *last = s; only && time.Since(said) < progressEvery {
 				late = true
@@ -135,27 +138,31 @@ func (p *publisher) publish(ctx context.Context, conn *pgx.Conn, s coordinator.S
 			ID: n.ID, Enabled: s.Generation.Members.Has(n.ID), Connected: s.Connected.Has(n.ID), Mode: mode,
 		})
 	}
+	for _, t := range s.InDoubt[:min(len(s.InDoubt), maxInDoubt)] {
+		state.InDoubt = append(state.InDoubt, schema.InDoubt{GID: t.GID, Began: t.Age, Prepared: t.Prepared, Votes: t.Votes, WaitsFor: t.WaitsFor})
+	}
 	return schema.Publish(ctx, conn, state)
 }
 
 // report is the node's status as JSON tells it.
 type report struct {
-	NodeID           int    `json:"node_id"`
-	Status           string `json:"status"`
-	Connected        []int  `json:"connected"`
-	GenNum           uint64 `json:"gen_num"`
-	GenMembers       []int  `json:"gen_members"`
-	GenMembersOnline []int  `json:"gen_members_online"`
-	GenConfigured    []int  `json:"gen_configured"`
-	Cluster          string `json:"cluster"`
-	Version          string `json:"version"`
-	Detail           string `json:"detail,omitempty"`
-	InFlight         int    `json:"in_flight"`
-	InDoubt          int    `json:"in_doubt"`
-	CountsOn         []int  `json:"counts_on"`              // the nodes that decide what is undecided here
-	Joining          bool   `json:"joining,omitempty"`      // it has its copy, and is no member yet
-	Donor            int    `json:"donor,omitempty"`        // whom it recovers from
-	Behind           uint64 `json:"bytes_behind,omitempty"` // of the donor's journal
+	NodeID           int           `json:"node_id"`
+	Status           string        `json:"status"`
+	Connected        []int         `json:"connected"`
+	GenNum           uint64        `json:"gen_num"`
+	GenMembers       []int         `json:"gen_members"`
+	GenMembersOnline []int         `json:"gen_members_online"`
+	GenConfigured    []int         `json:"gen_configured"`
+	Cluster          string        `json:"cluster"`
+	Version          string        `json:"version"`
+	Detail           string        `json:"detail,omitempty"`
+	InFlight         int           `json:"in_flight"`
+	InDoubt          int           `json:"in_doubt"`
+	Doubts           []doubtReport `json:"in_doubt_list,omitempty"`
+	CountsOn         []int         `json:"counts_on"`              // the nodes that decide what is undecided here
+	Joining          bool          `json:"joining,omitempty"`      // it has its copy, and is no member yet
+	Donor            int           `json:"donor,omitempty"`        // whom it recovers from
+	Behind           uint64        `json:"bytes_behind,omitempty"` // of the donor's journal
 
 	Referee *refereeReport `json:"referee,omitempty"`
 }
@@ -183,7 +190,27 @@ func (d *daemon) report() report {
 	r.Connected, r.GenMembers, r.GenMembersOnline = ints(s.Connected), ints(s.Generation.Members), ints(s.Online)
 	r.GenNum, r.GenConfigured = s.Generation.Num, ints(s.Generation.Configured)
 	r.CountsOn, r.Joining = ints(s.CountsOn), s.Joining
+	for _, t := range s.InDoubt[:min(len(s.InDoubt), maxInDoubt)] {
+		r.Doubts = append(r.Doubts, reportDoubt(t))
+	}
 	r.InFlight, r.InDoubt, r.Donor, r.Behind = s.InFlight, len(s.InDoubt), int(s.Donor), s.Behind
+	return r
+}
+
+// doubtReport is a transaction in doubt, as mtm.in_doubt shows it.
+type doubtReport struct {
+	GID      string  `json:"gid"`
+	Age      float64 `json:"age_seconds,omitempty"`
+	Prepared bool    `json:"prepared"`
+	Votes    []int   `json:"votes"`
+	WaitsFor []int   `json:"waits_for"`
+}
+
+func reportDoubt(t coordinator.Doubt) doubtReport {
+	r := doubtReport{GID: t.GID.String(), Prepared: t.Prepared, Votes: ints(t.Votes), WaitsFor: ints(t.WaitsFor)}
+	if t.Age > 0 {
+		r.Age = time.Since(time.UnixMicro(int64(t.Age))).Seconds()
+	}
 	return r
 }
 

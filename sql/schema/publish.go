@@ -37,6 +37,16 @@ type State struct {
 	Donor      mtm.NodeID  // whom this node recovers from; 0: nobody
 	Behind     uint64      // bytes of the donor's journal that are still to come
 	Peers      []PeerState // one for each configured node
+	InDoubt    []InDoubt   // what the resolver has to decide
+}
+
+// InDoubt is a row of mtm.in_doubt.
+type InDoubt struct {
+	GID      mtm.GID
+	Began    uint64 // in microseconds since 1970; 0: not known
+	Prepared bool
+	Votes    mtm.NodeSet
+	WaitsFor mtm.NodeSet
 }
 
 // PeerState is a row of mtm.nodes(). A process id of 0 is shown as NULL: there is none.
@@ -105,6 +115,11 @@ func Publish(ctx context.Context, conn *pgx.Conn, s State) error {
 		for _, p := range s.Peers {
 			b.Queue(`INSERT INTO mtm.peer_state VALUES ($1, $2, $3, nullif($4, 0), nullif($5, 0), $6, $7)`,
 				int(p.ID), p.Enabled, p.Connected, p.SenderPID, p.ReceiverPID, p.Workers, string(p.Mode))
+		}
+		b.Queue(`DELETE FROM mtm.in_doubt_state`)
+		for _, t := range s.InDoubt {
+			b.Queue(`INSERT INTO mtm.in_doubt_state VALUES ($1, to_timestamp(nullif($2::float8, 0) / 1000000), $3, $4, $5)`,
+				t.GID.String(), float64(t.Began), t.Prepared, ids(t.Votes), ids(t.WaitsFor))
 		}
 		err := tx.SendBatch(ctx, b).Close()
 		var pg *pgconn.PgError

@@ -158,3 +158,27 @@ func ordinary(t *testing.T, conn *pgx.Conn) *pgx.Conn {
 		CREATE SCHEMA AUTHORIZATION ordinary`)
 	return connectAs(t, conn.Config().Database, "ordinary")
 }
+
+func TestInDoubtIsLive(t *testing.T) {
+	conn, daemon := announced(t)
+	_, err := conn.Exec(testContext(t), `CREATE ROLE nobody_doubt LOGIN`)
+	require.NoError(t, err)
+	user := connectWith(t, conn.Config().Database, "nobody_doubt")
+	const show = `SELECT gid, origin, age > '30 s' AND age < '1 h', prepared, votes, waits_for FROM mtm.in_doubt`
+	require.Empty(t, query(t, user, show))
+	s := someState()
+	began := uint64(time.Now().Add(-time.Minute).UnixMicro())
+	s.InDoubt = []InDoubt{
+		{GID: mtm.GID{Origin: 3, Gen: 7, Seq: 11}, Began: began, Prepared: true, Votes: mtm.Nodes(2), WaitsFor: mtm.Nodes(1, 3)},
+		{GID: mtm.GID{Origin: 1, Gen: 7, Seq: 12}, WaitsFor: mtm.Nodes(1, 2, 3)},
+	}
+	require.NoError(t, Publish(testContext(t), daemon, s))
+	require.Equal(t, []string{"mtm-1-7-12|1||f|{}|{1,2,3}", "mtm-3-7-11|3|t|t|{2}|{1,3}"}, query(t, user, show))
+
+	// While the daemon is down it is what PostgreSQL itself holds: nobody knows more.
+	mustExec(t, conn, `BEGIN; SET TRANSACTION READ WRITE; SELECT pg_logical_emit_message(true, 'x', 'y'); PREPARE TRANSACTION 'mtm-3-7-11'`)
+	defer mustExec(t, conn, `ROLLBACK PREPARED 'mtm-3-7-11'`)
+	require.Len(t, query(t, user, show), 2)
+	died(t, conn, daemon)
+	require.Equal(t, []string{"mtm-3-7-11|3|f|t||"}, query(t, user, show))
+}

@@ -68,3 +68,26 @@ BEGIN ATOMIC
     LEFT JOIN mtm.peer_state t ON t.id = p.id
     ORDER BY p.id;
 END;
+
+-- Transactions without an outcome whose origin is lost, as this node knows them. votes: the nodes that have answered its present attempt to
+-- decide; a majority of votes and waits_for together ends it. While the daemon is down: what is prepared here and waits for it.
+CREATE OR REPLACE FUNCTION mtm.doubts(OUT gid text, OUT origin int, OUT age interval, OUT prepared boolean, OUT votes int[], OUT waits_for int[])
+RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT t.gid, split_part(t.gid, '-', 2)::int, clock_timestamp() - t.began, t.prepared, t.votes, t.waits_for
+    FROM mtm.in_doubt_state t
+    CROSS JOIN mtm.daemon() d
+    JOIN mtm.daemon_state ds ON true
+    JOIN mtm.node_state s ON s.pid = ds.pid
+    WHERE d.alive
+    UNION ALL
+    SELECT x.gid, split_part(x.gid, '-', 2)::int, clock_timestamp() - x.prepared, true, NULL, NULL
+    FROM pg_prepared_xacts x
+    CROSS JOIN mtm.daemon() d
+    WHERE NOT d.alive AND x.database = current_database() AND x.gid ~ '^mtm-[1-9][0-9]?-[0-9]+-[0-9]+$'
+    ORDER BY 1;
+END;
+
+CREATE OR REPLACE VIEW mtm.in_doubt AS SELECT * FROM mtm.doubts();
+GRANT SELECT ON mtm.in_doubt TO public;

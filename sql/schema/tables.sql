@@ -80,5 +80,14 @@ CREATE UNLOGGED TABLE mtm.peer_state (
     receiver_mode text NOT NULL
 );
 
+-- What the resolver has to decide, as node_state was written; mtm.in_doubt.
+CREATE UNLOGGED TABLE mtm.in_doubt_state (
+    gid text PRIMARY KEY,
+    began timestamptz,              -- NULL: not known here
+    prepared boolean NOT NULL,
+    votes int[] NOT NULL,
+    waits_for int[] NOT NULL
+);
+
 REVOKE ALL ON ALL TABLES IN SCHEMA mtm FROM public;
 GRANT SELECT ON mtm.version, mtm.sequences TO public;

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"mtm/testcluster"
@@ -57,4 +58,77 @@ func outcomesAreAsked(t *testing.T, c *testcluster.Cluster) {
 		return nil
 	})
 	check()
+}
+
+// leftInDoubt: with the origin and another node gone, a transaction is in doubt on the third, which says so; it is ended when they return,
+// and nobody has said anything else of it meanwhile.
+func leftInDoubt(t *testing.T, c *testcluster.Cluster) {
+	execSQL(t, c.Node(1).Connect(), "CREATE TABLE doubted (id int PRIMARY KEY)")
+	gid := ""
+	for id := 1; gid == ""; id++ { // it is too late when node 1 has given node 2 up
+		gid = killInDoubt(t, c, id)
+	}
+	third := c.Node(3).Connect()
+	await(t, c, "that node 3 shows it", func() error {
+		const show = "SELECT coalesce(string_agg(format('%s %s %s %s', gid, prepared, votes, waits_for), ','), 'nothing') FROM mtm.in_doubt"
+		if got := one[string](t, third, show); got != gid+" t {3} {1,2}" {
+			return errors.New("it shows " + got)
+		}
+		return nil
+	})
+	require.Equal(t, "in progress", one[string](t, third, "SELECT mtm.outcome($1)", gid))
+	c.Node(3).StopMtmd()
+	direct := c.Node(3).ConnectPg()
+	require.Equal(t, gid, one[string](t, direct, "SELECT string_agg(gid, ',') FROM mtm.in_doubt WHERE votes IS NULL AND waits_for IS NULL"))
+	_, err := direct.Exec(t.Context(), "SELECT mtm.outcome($1)", gid)
+	var refused *pgconn.PgError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, "55000", refused.Code)
+	for _, n := range c.Nodes() {
+		n.Start()
+	}
+	c.WaitOnline()
+	var said []string
+	for _, n := range c.Nodes() {
+		db := n.Connect()
+		await(t, c, "the end of it", func() error {
+			switch outcome := one[*string](t, db, "SELECT mtm.outcome($1)", gid); {
+			case outcome == nil:
+				return errors.New("not known")
+			case *outcome == "in progress":
+				return errors.New(*outcome)
+			default:
+				said = append(said, *outcome)
+			}
+			return nil
+		})
+		require.Zero(t, one[int](t, db, "SELECT count(*) FROM mtm.in_doubt"))
+	}
+	require.Equal(t, []string{"aborted", "aborted", "aborted"}, said, "nobody can have accepted it")
+	c.RequireEqual()
+}
+
+// killInDoubt leaves node 3 alone with a transaction of node 1 that it has prepared; "": it was aborted first, and all are back.
+func killInDoubt(t *testing.T, c *testcluster.Cluster, id int) (gid string) {
+	db, watch := c.Node(1).Connect(), c.Node(3).ConnectPg()
+	c.Node(2).FreezePostgres() // it does not vote
+	failed := make(chan error, 1)
+	go func() {
+		_, err := db.Exec(context.Background(), "INSERT INTO doubted VALUES ($1)", id)
+		failed <- err
+	}()
+	const prepared = "SELECT coalesce(max(gid), '') FROM pg_prepared_xacts WHERE gid LIKE 'mtm-1-%'"
+	for gid == "" && len(failed) == 0 {
+		gid = one[string](t, watch, prepared)
+	}
+	c.Node(1).KillMtmd()
+	c.Node(2).Kill()
+	require.Error(t, <-failed)
+	if gid != "" && one[string](t, watch, prepared) == gid {
+		return gid
+	}
+	c.Node(1).StartMtmd()
+	c.Node(2).Start()
+	c.WaitOnline()
+	return ""
 }

@@ -31,6 +31,7 @@ func failPoints(t *testing.T) []string {
 // at a step of the commit, and comes back; the same with its PostgreSQL killed at that moment.
 func TestKilledAtEveryStepAndRestarted(t *testing.T) {
 	c := testcluster.Start(t, testcluster.Options{})
+	t.Run("left in doubt", func(t *testing.T) { leftInDoubt(t, c.For(t)) })
 	l := newLoad(t, c, 3)
 	for i, name := range failPoints(t) {
 		for _, both := range []bool{false, true} {
