@@ -90,3 +90,41 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 	}
 	return &mtmpb.AdminResponse{Json: text, Done: true}, nil
 }
+
+// Watch implements the Admin service: methods whose answers come in parts. Those of a copy are bytes, the others JSON.
+func (s *adminServer) Watch(req *mtmpb.AdminRequest, out grpc.ServerStreamingServer[mtmpb.AdminResponse]) error {
+	ctx := out.Context()
+	send := func(part []byte) error { return out.Send(&mtmpb.AdminResponse{Json: part}) }
+	var copying copyRequest
+	var adding addRequest
+	var in any = &copying
+	if req.GetMethod() == "add" {
+		in = &adding
+	}
+	if err := json.Unmarshal(req.GetJson(), in); err != nil {
+		return grpcstatus.Errorf(codes.InvalidArgument, "method %s: %v", req.GetMethod(), err)
+	}
+	var err error
+	switch req.GetMethod() {
+	case "add":
+		err = s.d.addSelf(ctx, adding, func(p addProgress) error {
+			text, err := json.Marshal(p)
+			if err != nil {
+				return err
+			}
+			return send(text)
+		})
+	case "copy":
+		err = s.d.donate(ctx, copying, send)
+	case "copy_schema":
+		err = s.d.giveSchema(ctx, copying, send)
+	case "copy_rows":
+		err = s.d.giveRows(ctx, copying, send)
+	default:
+		return grpcstatus.Errorf(codes.Unimplemented, "this mtmd (%s) has no method %q", version, req.GetMethod())
+	}
+	if err != nil {
+		return grpcstatus.Error(codes.FailedPrecondition, err.Error())
+	}
+	return nil
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,16 +36,19 @@ type daemon struct {
 	joined     chan struct{} // a cluster was made: leave the first phase
 	clientCert *certFile     // nil: no TLS to clients
 	current    atomic.Pointer[life]
+	adding     sync.Mutex                            // while this node is being added
+	copies     sync.Map                              // of this node that are under way: *initcopy.Source by name
 	peers      atomic.Pointer[map[mtm.NodeID]string] // setting peers, which may be reloaded
 }
 
 // life is the daemon as a member of its cluster.
 type life struct {
-	loop    *loop
-	queue   *dmq.Queue
-	roster  *roster
-	status  atomic.Pointer[coordinator.Status]
-	referee *judge
+	loop     *loop
+	queue    *dmq.Queue
+	roster   *roster
+	finishes *finishes
+	status   atomic.Pointer[coordinator.Status]
+	referee  *judge
 }
 
 func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
@@ -97,13 +101,16 @@ func (d *daemon) Run(ctx context.Context) error {
 func (d *daemon) refuse(cluster *clusterState) {
 	detail := "The node is starting."
 	if cluster == nil {
-		detail = "The node belongs to no cluster yet. Make one with: mtmctl init-cluster"
+		detail = "The node belongs to no cluster yet. Make one with: mtmctl init-cluster, or add the node to one with: mtmctl add-node"
 	}
 	d.gate.lease.refuse(mtm.NotOnline(mtm.StatusDisabled, detail))
 }
 
 // live goes through the phases.
 func (d *daemon) live(ctx context.Context, cluster *clusterState) error {
+	if err := d.tidy(ctx, cluster); err != nil {
+		return err
+	}
 	for cluster == nil {
 		if err := d.waitForCluster(ctx); err != nil {
 			return err
@@ -118,7 +125,7 @@ func (d *daemon) live(ctx context.Context, cluster *clusterState) error {
 
 // waitForCluster serves the admin service only, until somebody makes this a node.
 func (d *daemon) waitForCluster(ctx context.Context) error {
-	d.log.Info("waiting for mtmctl init-cluster", "peer_listen", d.cfg.PeerListen)
+	d.log.Info("waiting for mtmctl init-cluster or add-node", "peer_listen", d.cfg.PeerListen)
 	_, _ = sd.SdNotify(false, sd.SdNotifyReady)
 	queue, err := d.newQueue(nil, nopSink{})
 	if err != nil {
@@ -197,6 +204,9 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	if err != nil {
 		return err
 	}
+	if err := d.sow(cluster); err != nil {
+		return err
+	}
 	incarnation, err := d.nextIncarnation()
 	if err != nil {
 		return err
@@ -260,10 +270,11 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	l := &life{queue: queue, referee: judge}
+	l := &life{queue: queue, referee: judge, finishes: &finishes{to: finisher}}
+	sink.finishes = l.finishes
 	l.roster = newRoster(d, cluster, queue, l.status.Load)
 	sink.roster = l.roster
-	acts := &actor{capture: capture, applier: applier, finisher: finisher, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
+	acts := &actor{capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },

@@ -15,12 +15,13 @@ import (
 
 // sink turns what the drivers report into events for the brain.
 type sink struct {
-	mail    *mailbox
-	streams *journal.Streamer
-	gateway *gateway.Server
-	roster  *roster
-	metrics *metrics
-	log     *slog.Logger
+	mail     *mailbox
+	streams  *journal.Streamer
+	gateway  *gateway.Server
+	roster   *roster
+	finishes *finishes
+	metrics  *metrics
+	log      *slog.Logger
 }
 
 var (
@@ -53,7 +54,10 @@ func (s *sink) Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() er
 
 func (s *sink) Recovered(at uint64) { s.mail.post(coordinator.Recovered{At: at}) }
 
-func (s *sink) Finished(gid mtm.GID) { s.mail.post(coordinator.Finished{GID: gid}) }
+func (s *sink) Finished(gid mtm.GID) {
+	s.mail.post(coordinator.Finished{GID: gid})
+	s.finishes.finished()
+}
 
 func (s *sink) Received(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }
 
@@ -73,7 +77,7 @@ func (s *sink) PeerDown(id mtm.NodeID) {
 type actor struct {
 	capture   *logrep.Capture
 	applier   *logrep.Applier
-	finisher  *logrep.Finisher
+	finishes  *finishes
 	recoverer *logrep.Recoverer
 	gate      *gate
 	journal   *journal.Journal
@@ -89,7 +93,7 @@ func (a *actor) act(action coordinator.Action) {
 	case coordinator.CancelApply:
 		a.applier.Cancel(x.GID)
 	case coordinator.Finish:
-		a.finisher.Finish(x.GID, x.Commit)
+		a.finishes.finish(x)
 	case coordinator.AckCapture:
 		a.capture.Ack(x.LSN)
 	case coordinator.OpenGate:

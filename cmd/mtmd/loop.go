@@ -111,6 +111,10 @@ func (l *loop) think(ctx context.Context) error {
 				l.answers = append(l.answers, q.ask(l.node))
 				continue
 			}
+			if ask, ok := ev.(haveAsk); ok {
+				ask.answer <- haveAnswer{l.node.Status(), l.node.Have()}
+				continue
+			}
 			changed = l.step(ev) || changed
 		}
 		l.lease(l.node.LeaseEnd())

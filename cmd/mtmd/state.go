@@ -17,6 +17,7 @@ type clusterState struct {
 	NodeID           mtm.NodeID  `json:"node_id"`
 	Nodes            []nodeState `json:"nodes"`
 	SystemIdentifier string      `json:"system_identifier"` // of the PostgreSQL that this journal belongs to
+	Seed             *seedState  `json:"seed,omitempty"`    // what the journal must begin with
 }
 
 // nodeState is one node: configured, or to be added, or dropped.

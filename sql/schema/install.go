@@ -100,6 +100,11 @@ func install(ctx context.Context, tx pgx.Tx, p Params) error {
 	if err := execAll(ctx, tx, roleSQL, tablesSQL); err != nil {
 		return err
 	}
+	return finishInstall(ctx, tx, p)
+}
+
+// finishInstall does all that comes after the tables.
+func finishInstall(ctx context.Context, tx pgx.Tx, p Params) error {
 	_, err := tx.Exec(ctx, `INSERT INTO mtm.version (version) VALUES ($1)`, SchemaVersion)
 	if err != nil {
 		return fmt.Errorf("record the version: %w", err)

@@ -3,7 +3,9 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 
 	"google.golang.org/grpc"
@@ -56,15 +58,7 @@ func (c *Conn) Call(ctx context.Context, method string, in, out any) error {
 	}
 	answer, err := mtmpb.NewAdminClient(c.conn).Call(ctx, &mtmpb.AdminRequest{Method: method, Json: body})
 	if err != nil {
-		st := status.Convert(err)
-		switch st.Code() {
-		case codes.Unavailable, codes.DeadlineExceeded:
-			return fmt.Errorf("%w: mtmd at %s does not answer: %s (is it running, and is that its peer_listen address?)",
-				ErrNotReachable, c.peer, st.Message())
-		case codes.Unimplemented:
-			return fmt.Errorf("mtmd at %s does not know %q: it is of another version than this mtmctl", c.peer, method)
-		}
-		return fmt.Errorf("%s", st.Message())
+		return c.explain(method, err)
 	}
 	if out == nil {
 		return nil
@@ -73,6 +67,46 @@ func (c *Conn) Call(ctx context.Context, method string, in, out any) error {
 		return fmt.Errorf("mtmd at %s answered %q with what is not understood: %w", c.peer, method, err)
 	}
 	return nil
+}
+
+// Watch calls a method that answers in parts, and each with every part, until it ends. The parts of a copy are bytes, those of other
+// methods JSON. An error is as that of Call.
+func (c *Conn) Watch(ctx context.Context, method string, in any, each func([]byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the call when each has had enough
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	parts, err := mtmpb.NewAdminClient(c.conn).Watch(ctx, &mtmpb.AdminRequest{Method: method, Json: body})
+	if err != nil {
+		return c.explain(method, err)
+	}
+	for {
+		part, err := parts.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return c.explain(method, err)
+		}
+		if err := each(part.GetJson()); err != nil {
+			return err
+		}
+	}
+}
+
+// explain says what an operator can do about the failure of a call.
+func (c *Conn) explain(method string, err error) error {
+	st := status.Convert(err)
+	switch st.Code() {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return fmt.Errorf("%w: mtmd at %s does not answer: %s (is it running, and is that its peer_listen address?)",
+			ErrNotReachable, c.peer, st.Message())
+	case codes.Unimplemented:
+		return fmt.Errorf("mtmd at %s does not know %q: it is of another version than this mtmctl", c.peer, method)
+	}
+	return fmt.Errorf("%s", st.Message())
 }
 
 // Close ends the connection.

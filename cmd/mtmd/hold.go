@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"mtm"
+	"mtm/coordinator"
+	"mtm/logrep"
+)
+
+// finishes passes on what ends prepared transactions, and can hold it back for a moment, in which PostgreSQL has exactly what the
+// brain knows to be finished (coordinator.Node.Have).
+type finishes struct {
+	to *logrep.Finisher
+
+	mu      sync.Mutex
+	held    bool
+	waiting []coordinator.Finish
+	under   int           // way
+	idle    chan struct{} // closed when nothing is under way; nil: nobody waits for it
+}
+
+// holdWait is how long a hold may last, until it is given up: the clients of this node wait for it.
+const holdWait = 500 * time.Millisecond
+
+// finish carries out coordinator.Finish, soon.
+func (f *finishes) finish(x coordinator.Finish) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held {
+		f.waiting = append(f.waiting, x)
+		return
+	}
+	f.under++
+	f.to.Finish(x.GID, x.Commit)
+}
+
+// finished: one is done, and the brain was told.
+func (f *finishes) finished() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.under--
+	f.tellIdle()
+}
+
+func (f *finishes) tellIdle() {
+	if f.under == 0 && f.idle != nil {
+		close(f.idle)
+		f.idle = nil
+	}
+}
+
+// hold runs do while nothing is under way. What comes meanwhile waits for it.
+func (f *finishes) hold(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, holdWait, fmt.Errorf("commits were held back for %v", holdWait))
+	defer cancel()
+	idle := make(chan struct{})
+	f.mu.Lock()
+	if f.held {
+		f.mu.Unlock()
+		return fmt.Errorf("another node is being copied at this moment")
+	}
+	f.held, f.idle = true, idle
+	f.tellIdle()
+	f.mu.Unlock()
+	defer f.release()
+	select {
+	case <-idle:
+		return do(ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (f *finishes) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held, f.idle = false, nil
+	for _, x := range f.waiting {
+		f.under++
+		f.to.Finish(x.GID, x.Commit)
+	}
+	f.waiting = nil
+}
+
+// haveAsk is a question to the brain, in its place among the events.
+type haveAsk struct {
+	coordinator.Tick // an event; its time means nothing
+	answer           chan<- haveAnswer
+}
+
+// haveAnswer is what a copy begins with.
+type haveAnswer struct {
+	status coordinator.Status
+	have   []mtm.OriginHave
+}
+
+// askHave asks the brain what is finished here.
+func (d *daemon) askHave(ctx context.Context) (haveAnswer, error) {
+	answer := make(chan haveAnswer, 1)
+	d.mail.post(haveAsk{answer: answer})
+	select {
+	case a := <-answer:
+		return a, nil
+	case <-ctx.Done():
+		return haveAnswer{}, context.Cause(ctx)
+	}
+}
