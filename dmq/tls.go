@@ -88,7 +88,11 @@ func (c *Config) admit(ctx context.Context, method string) error {
 	if name == adminName && !strings.HasPrefix(method, "/"+mtmpb.Peer_ServiceDesc.ServiceName+"/") {
 		return nil
 	}
-	c.Logger.Warn("call refused", keyMethod, method, keyName, name)
+	level := slog.LevelWarn
+	if c.known.Load() == 0 { // this node waits to be added, and the others look whether it is there yet
+		level = slog.LevelDebug
+	}
+	c.Logger.Log(ctx, level, "call refused", keyMethod, method, keyName, name)
 	return status.Errorf(codes.PermissionDenied, "dmq: the certificate of %q does not allow %s", name, method)
 }
 

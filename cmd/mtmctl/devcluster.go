@@ -20,7 +20,7 @@ func newDevcluster() *cobra.Command {
 	cmd := group("devcluster", "Run a whole cluster on this machine",
 		`devcluster runs N PostgreSQL and N mtmd on free loopback ports, with a fault proxy on every link between two mtmd,
 in one directory. For trying mtm out, for its own tests, and for yours. As root it runs PostgreSQL as the user postgres.`,
-		newDevStart(), newDevInfo(), newDevURL(), newDevStop(), newDevStartNode(),
+		newDevStart(), newDevInfo(), newDevURL(), newDevStop(), newDevStartNode(), newDevAddNode(),
 		newDevAct("kill", "End processes of a node by SIGKILL", "PostgreSQL is killed with all its children, as in a power cut.", (*devcluster.Cluster).Kill),
 		newDevAct("freeze", "Stop processes of a node by SIGSTOP", "They keep their connections and say nothing.", (*devcluster.Cluster).Freeze),
 		newDevAct("thaw", "Let frozen processes of a node go on", "", (*devcluster.Cluster).Thaw),
@@ -234,6 +234,24 @@ func newDevStartNode() *cobra.Command {
 		})
 	cmd.Flags().StringArrayVar(&env, "env", nil, "NAME=value for mtmd's environment, this time only (MTM_FAIL_AT=vote-persisted)")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait this long for the node to be online")
+	return cmd
+}
+
+func newDevAddNode() *cobra.Command {
+	var o devcluster.AddOptions
+	cmd := devCommand("add-node", "Make one more PostgreSQL and mtmd, and add them to the cluster, which goes on",
+		"It returns when the new node is a member. With --no-join, \"mtmctl add-node N --dev DIR\" does the rest.",
+		func(cmd *cobra.Command, c *devcluster.Cluster) error {
+			o.Progress = addProgress(cmd)
+			if _, err := c.AddNode(cmd.Context(), o); err != nil {
+				return err
+			}
+			return showInfo(cmd, c)
+		})
+	f := cmd.Flags()
+	f.StringVar(&o.PgBin, "pg-bin", "", "directory of PostgreSQL's programs (default: that of the last node of the start)")
+	f.IntVar(&o.Donor, "donor", 0, "number of the node to copy; 0: any that is online")
+	f.BoolVar(&o.NoJoin, "no-join", false, "start it, and do not add it to the cluster")
 	return cmd
 }
 

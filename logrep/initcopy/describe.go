@@ -94,7 +94,7 @@ func readRoles(ctx context.Context, conn *pgx.Conn, d *Description) error {
 			CASE WHEN rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
 			CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
 			CASE WHEN rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, rolconnlimit)
-			|| coalesce(format(' PASSWORD %L', rolpassword), '') || coalesce(format(' VALID UNTIL %L', rolvaliduntil), '')
+			|| coalesce(' PASSWORD ' || quote_literal(rolpassword), '') || coalesce(' VALID UNTIL ' || quote_literal(rolvaliduntil), '')
 		FROM pg_authid WHERE `+userRoles+` ORDER BY oid`,
 		func(rows pgx.Rows) error {
 			var r Role

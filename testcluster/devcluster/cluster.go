@@ -118,6 +118,10 @@ func (c *Cluster) plan(ctx context.Context) error {
 		c.opts.PgBins = []string{bin}
 	}
 	c.st = &state{Version: 1, Name: "dev", Database: c.opts.Database, MtmdEnv: c.opts.MtmdEnv, PostgresOnly: c.opts.PostgresOnly}
+	c.st.Template = template{
+		PgBin: c.opts.pgBin(c.opts.Nodes), Locale: c.opts.Locale, Encoding: c.opts.Encoding, Settings: c.opts.Settings, HBA: c.opts.HBA,
+		MtmdSettings: c.opts.MtmdSettings,
+	}
 	links := c.opts.Nodes * (c.opts.Nodes - 1)
 	ports, err := freePorts(4*c.opts.Nodes + links + 1 + 4)
 	if err != nil {

@@ -18,9 +18,20 @@ type state struct {
 	Mtmd         string      `json:"mtmd"` // path of the program
 	MtmdEnv      []string    `json:"mtmd_env,omitempty"`
 	PostgresOnly bool        `json:"postgres_only,omitempty"`
-	Proxy        *proxyState `json:"proxy"` // nil: peers dial each other directly
+	Template     template    `json:"template"` // what nodes that are added get
+	Proxy        *proxyState `json:"proxy"`    // nil: peers dial each other directly
 	Nodes        []*node     `json:"nodes"`
 	Referee      *node       `json:"referee,omitempty"` // an mtmd without PostgreSQL; its number is 0
+}
+
+// template is what all nodes are made with.
+type template struct {
+	PgBin        string   `json:"pg_bin"`
+	Locale       string   `json:"locale"`
+	Encoding     string   `json:"encoding"`
+	Settings     []string `json:"settings,omitempty"`
+	HBA          []string `json:"hba,omitempty"`
+	MtmdSettings []string `json:"mtmd_settings,omitempty"`
 }
 
 // proxyState is the fault proxy: its process, where it is told what to do, and the address of each link "1-2".

@@ -19,7 +19,7 @@ type directed struct {
 }
 
 // serveControl answers GET /rules, POST /rules (set those that are named), DELETE /rules (the network is good)
-// and POST /reset (break the connections of the links that are named).
+// POST /reset (break the connections of the links that are named) and POST /links (serve one more of each that is named).
 func (p *Proxy) serveControl() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /rules", func(w http.ResponseWriter, _ *http.Request) {
@@ -44,6 +44,16 @@ func (p *Proxy) serveControl() error {
 			rules[one.Direction] = one.Rule
 		}
 		p.book.set(rules)
+	})
+	mux.HandleFunc("POST /links", func(w http.ResponseWriter, r *http.Request) {
+		var list []Link
+		err := json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&list)
+		for _, link := range list {
+			err = errors.Join(err, p.add(link))
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+		}
 	})
 	mux.HandleFunc("DELETE /rules", func(http.ResponseWriter, *http.Request) { p.book.clear() })
 	mux.HandleFunc("POST /reset", func(w http.ResponseWriter, r *http.Request) {
@@ -97,6 +107,11 @@ func (c Client) Heal(ctx context.Context) error {
 // Reset breaks the connections that were dialled in the directions that are named; new ones are let through.
 func (c Client) Reset(ctx context.Context, links ...Direction) error {
 	return c.call(ctx, http.MethodPost, "/reset", links, nil)
+}
+
+// Add makes the proxy serve more links.
+func (c Client) Add(ctx context.Context, links []Link) error {
+	return c.call(ctx, http.MethodPost, "/links", links, nil)
 }
 
 func (c Client) call(ctx context.Context, method, path string, in, out any) error {

@@ -27,7 +27,8 @@ type Proxy struct {
 	book      ruleBook
 	stop      chan struct{} // closed when Run is to end
 
-	mu    sync.Mutex
+	group errgroup.Group
+	mu    sync.Mutex             // of listeners and what follows
 	conns map[net.Conn]Direction // to be closed when Run ends; of which link
 }
 
@@ -54,11 +55,10 @@ func New(control string, links []Link) (*Proxy, error) {
 
 // Run serves until ctx is over, then closes every connection and returns after all its goroutines did.
 func (p *Proxy) Run(ctx context.Context) error {
-	var g errgroup.Group
 	for i, l := range p.listeners {
-		g.Go(func() error { return p.serveLink(&g, l, p.links[i]) })
+		p.group.Go(func() error { return p.serveLink(l, p.links[i]) })
 	}
-	g.Go(func() error { return p.serveControl() })
+	p.group.Go(func() error { return p.serveControl() })
 	<-ctx.Done()
 	close(p.stop)
 	p.closeListeners()
@@ -67,10 +67,30 @@ func (p *Proxy) Run(ctx context.Context) error {
 		c.Close()
 	}
 	p.mu.Unlock()
-	return g.Wait()
+	return p.group.Wait()
+}
+
+// add serves one more link, from now on.
+func (p *Proxy) add(link Link) error {
+	l, err := net.Listen("tcp", link.Listen)
+	if err != nil {
+		return fmt.Errorf("fault proxy, link %v: %w", link.Direction, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.stop:
+		return errors.Join(net.ErrClosed, l.Close())
+	default:
+	}
+	p.listeners = append(p.listeners, l)
+	p.group.Go(func() error { return p.serveLink(l, link) })
+	return nil
 }
 
 func (p *Proxy) closeListeners() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.control.Close()
 	for _, l := range p.listeners {
 		l.Close()
@@ -78,7 +98,7 @@ func (p *Proxy) closeListeners() {
 }
 
 // serveLink accepts until the listener is closed.
-func (p *Proxy) serveLink(g *errgroup.Group, l net.Listener, link Link) error {
+func (p *Proxy) serveLink(l net.Listener, link Link) error {
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -87,7 +107,7 @@ func (p *Proxy) serveLink(g *errgroup.Group, l net.Listener, link Link) error {
 			return fmt.Errorf("fault proxy, link %v: %w", link.Direction, err)
 		}
 		if p.track(c, link.Direction) {
-			g.Go(func() error { p.serve(c.(*net.TCPConn), link); return nil })
+			p.group.Go(func() error { p.serve(c.(*net.TCPConn), link); return nil })
 		}
 	}
 }
