@@ -323,6 +323,7 @@ func (a *adder) become(ctx context.Context) error {
 		return err
 	}
 	d := a.d
+	failPoint("add-copied")
 	if err := a.target.Swap(ctx); err != nil {
 		return err
 	}
@@ -333,6 +334,7 @@ func (a *adder) become(ctx context.Context) error {
 	if _, err := logrep.CreateSlot(ctx, d.logrepConfig()); err != nil {
 		return err
 	}
+	failPoint("add-swapped")
 	// The lives of an earlier node of this number had low numbers.
 	if err := d.journal.Put(incarnationKey, strconv.AppendInt(nil, time.Now().Unix(), 10)); err != nil {
 		return err
@@ -347,6 +349,7 @@ func (a *adder) become(ctx context.Context) error {
 	if err := d.saveCluster(state); err != nil {
 		return err
 	}
+	failPoint("add-saved")
 	return d.endAdd(context.WithoutCancel(ctx))
 }
 

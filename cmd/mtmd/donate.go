@@ -76,6 +76,7 @@ func (d *daemon) donate(ctx context.Context, req copyRequest, send func([]byte) 
 	if err != nil {
 		return err
 	}
+	failPoint("add-donor")
 	d.log.Info("a new node copies this one", keyNode, req.NodeID, "bytes", start.What.Bytes)
 	err = src.Wait(ctx)
 	d.log.Info("the copy has ended", keyNode, req.NodeID)

@@ -18,6 +18,7 @@ var failHits atomic.Int64
 var failPoints = []string{
 	"permit", "prepare-answered", "captured", "forward", "before-persist", "after-persist", "after-send", "after-do",
 	"before-accept-send", "accept-persisted", "vote-persisted", "decide-appended", "finish-sent", "before-reply",
+	"add-donor", "add-copied", "add-swapped", "add-saved", // of add-node
 }
 
 func parseFailPoint(text string) (string, int64) {

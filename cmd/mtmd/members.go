@@ -33,6 +33,9 @@ func (d *daemon) dropNode(ctx context.Context, id mtm.NodeID) (dropAnswer, error
 	if l == nil || l.status.Load() == nil {
 		return dropAnswer{}, fmt.Errorf("node %d is not part of a cluster that serves", d.cfg.NodeID)
 	}
+	if s := l.status.Load(); !s.Generation.Configured.Has(id) && l.roster.now.Load().awaits(id) {
+		return dropAnswer{Dropped: int(id), GenNum: s.Generation.Num, Configured: ints(s.Generation.Configured)}, l.roster.forget(id)
+	}
 	if err := mayDrop(*l.status.Load(), id); err != nil {
 		return dropAnswer{}, err
 	}
@@ -71,6 +74,16 @@ func mayDrop(s coordinator.Status, id mtm.NodeID) error {
 		return fmt.Errorf("only nodes %v are online: no majority of %v, which would remain", s.Online.Without(id), rest)
 	}
 	return nil
+}
+
+// awaits: the node was to be added, and was never a member of what this list knows.
+func (c *clusterState) awaits(id mtm.NodeID) bool {
+	for _, n := range c.Nodes {
+		if n.ID == id {
+			return !n.gone() && n.Since > 0
+		}
+	}
+	return false
 }
 
 // configuredNodes are those nodes of the cluster that are configured now.

@@ -153,6 +153,7 @@ type report struct {
 	InFlight         int    `json:"in_flight"`
 	InDoubt          int    `json:"in_doubt"`
 	CountsOn         []int  `json:"counts_on"`              // the nodes that decide what is undecided here
+	Joining          bool   `json:"joining,omitempty"`      // it has its copy, and is no member yet
 	Donor            int    `json:"donor,omitempty"`        // whom it recovers from
 	Behind           uint64 `json:"bytes_behind,omitempty"` // of the donor's journal
 
@@ -181,7 +182,7 @@ func (d *daemon) report() report {
 	}
 	r.Connected, r.GenMembers, r.GenMembersOnline = ints(s.Connected), ints(s.Generation.Members), ints(s.Online)
 	r.GenNum, r.GenConfigured = s.Generation.Num, ints(s.Generation.Configured)
-	r.CountsOn = ints(s.CountsOn)
+	r.CountsOn, r.Joining = ints(s.CountsOn), s.Joining
 	r.InFlight, r.InDoubt, r.Donor, r.Behind = s.InFlight, len(s.InDoubt), int(s.Donor), s.Behind
 	return r
 }

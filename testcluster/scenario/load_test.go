@@ -305,10 +305,15 @@ func (l *load) errors() map[string]int {
 func (l *load) check(t testing.TB, c *testcluster.Cluster) {
 	t.Helper()
 	c.RequireEqual() // S1, S3, S8: no node differs, none has anything prepared
+	l.checkRows(t, c.Node(1).ConnectPg())
+}
+
+// checkRows is check but for the comparison of nodes.
+func (l *load) checkRows(t testing.TB, db *pgx.Conn) {
+	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	require.Empty(t, l.wrong)
-	db := c.Node(1).ConnectPg()
 	l.checkEntries(t, db)
 	// S3 and S9: what the rows hold is the sum of the transactions that are there, each once.
 	bad := one[[]string](t, db, `SELECT coalesce(array_agg(format('account %s: %s, entries say %s', id, balance, due)), '{}')

@@ -47,6 +47,14 @@ type memberStatus struct {
 	Configured []int  `json:"gen_configured"`
 	Donor      int    `json:"donor"`
 	Behind     int64  `json:"bytes_behind"`
+	Joining    bool   `json:"joining"`
+}
+
+// hasCopy: the copy was made by an earlier Add, which was cut off.
+func hasCopy(ctx context.Context, fresh Node) bool {
+	var st memberStatus
+	err := fresh.Admin.Call(ctx, "status", nil, &st)
+	return err == nil && st.Joining
 }
 
 const (
@@ -60,6 +68,15 @@ func PrecheckAdd(ctx context.Context, cluster string, fresh Node, nodes []Node) 
 	ctx, cancel := context.WithTimeout(ctx, precheckWait)
 	defer cancel()
 	own := NodeChecks{NodeID: fresh.ID, Peer: fresh.Peer}
+	if hasCopy(ctx, fresh) {
+		own.Checks = []Check{{Name: "copy", OK: true, Detail: "the node has its copy already"}}
+		st, _ := findOnline(ctx, nodes)
+		all := []NodeChecks{own, {Peer: "the cluster", Checks: mayAdd(st, fresh.ID)}}
+		if !all[1].OK() {
+			return all, ErrPrecheck
+		}
+		return all, nil
+	}
 	err := fresh.Admin.Call(ctx, "precheck", request{cluster, fresh.ID, append(slices.Clone(nodes), fresh)}, &own)
 	own.NodeID, own.Peer = fresh.ID, fresh.Peer
 	if err != nil {
@@ -142,6 +159,9 @@ func Add(ctx context.Context, fresh Node, nodes []Node, o AddOptions) error {
 		return errors.New("the new node cannot be watched")
 	}
 	donors, err := introduce(ctx, fresh, nodes)
+	if err == nil && hasCopy(ctx, fresh) {
+		return waitMember(ctx, fresh, nodes, o.Progress)
+	}
 	if err == nil {
 		if o.Donor != 0 {
 			donors = slices.DeleteFunc(donors, func(n Node) bool { return n.ID != o.Donor })
@@ -160,6 +180,9 @@ func Add(ctx context.Context, fresh Node, nodes []Node, o AddOptions) error {
 			o.Progress(p)
 			return nil
 		})
+	}
+	if errors.Is(err, ErrNotReachable) && len(donors) > 0 && ctx.Err() == nil {
+		return fmt.Errorf("node %d (%s): %w: start its mtmd, which undoes or completes what it began, and run add-node again", fresh.ID, fresh.Peer, err)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("node %d (%s) was not added: %w", fresh.ID, fresh.Peer, err), withdraw(ctx, fresh, nodes))
