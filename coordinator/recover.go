@@ -252,6 +252,8 @@ func (n *Node) takeCommitted(t *txn, b mtm.RecoverTxn) bool {
 		t = n.newTxn(b.GID)
 	}
 	n.recoverAt++
+	n.drop(t.payload)
+	t.payload = mtm.Payload{}
 	t.local, t.outcome = localRecovering, committed
 	t.journaled, t.recovered = false, true
 	n.persist(mtm.RecRecover{GID: b.GID, Age: b.Age, Deps: b.Deps, Payload: b.Payload, At: n.recoverAt})
@@ -293,6 +295,7 @@ func (n *Node) takeUndecided(t *txn, b mtm.RecoverTxn) bool {
 	if t.local == localMissed {
 		t.learned, t.outcome = true, undecided
 	}
+	n.drop(t.payload) // what was refused before came in a file of its own
 	t.age, t.deps, t.payload, t.recovered = b.Age, b.Deps, b.Payload, true
 	t.acceptedBy(b.Acceptors)
 	t.journaled, t.early, t.waitsFor = true, false, nil

@@ -52,8 +52,9 @@ type life struct {
 }
 
 func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
+	before, synced := diskFaults()
 	j, err := journal.Open(cfg.DataDir, journal.Options{
-		Retention: journal.Retention{Size: cfg.RetentionSize, Age: cfg.RetentionTime}, Logger: log,
+		Retention: journal.Retention{Size: cfg.RetentionSize, Age: cfg.RetentionTime}, Logger: log, Before: before, Synced: synced,
 	})
 	if err != nil {
 		return nil, err

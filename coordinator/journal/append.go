@@ -93,7 +93,7 @@ func (j *Journal) syncLocked() error {
 
 // syncTail makes the last segment durable, and with it every record up to upto.
 func (j *Journal) syncTail(upto uint64) error {
-	err := hook("sync")
+	err := j.before("sync")
 	if err == nil {
 		err = syscall.Fdatasync(int(j.tail.Fd()))
 	}
@@ -101,6 +101,7 @@ func (j *Journal) syncTail(upto uint64) error {
 		return j.fail("fdatasync", err)
 	}
 	j.durable = upto
+	j.tellSynced()
 	j.wakeWatchers()
 	return nil
 }
@@ -143,7 +144,7 @@ func (j *Journal) start(n int) int {
 }
 
 func (j *Journal) write(b []byte) error {
-	err := hook("write")
+	err := j.before("write")
 	if err == nil {
 		_, err = j.tail.WriteAt(b, j.offset)
 	}
@@ -160,7 +161,7 @@ func (j *Journal) roll(base uint64) error {
 	if err := j.syncTail(base - 1); err != nil {
 		return err
 	}
-	s, f, err := createSegment(j.logDir(), j.id, base, j.size)
+	s, f, err := j.newSegment(base)
 	if err != nil {
 		return j.fail("new segment", err)
 	}
@@ -168,6 +169,7 @@ func (j *Journal) roll(base uint64) error {
 	j.saveSummary(j.segments[len(j.segments)-1].base, j.sum)
 	j.sum = newSummary()
 	j.segments, j.tail, j.offset = append(j.segments, s), f, segHeader
+	j.tellSynced()
 	if err := old.Close(); err != nil {
 		return j.fail("close", err)
 	}

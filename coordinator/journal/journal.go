@@ -18,6 +18,11 @@ type Options struct {
 	SegmentSize int64        // bytes; 0: 64 MiB; at least 4 MiB, room for the largest record
 	Retention   Retention    // how much of what precedes the last checkpoint is kept
 	Logger      *slog.Logger // nil: slog.Default()
+
+	// For tests of a whole daemon; nil: nothing. Before is called before each step of that name (create, write, sync, put), and its error
+	// is the step's. Synced is told what is durable: the log's last segment, up to an offset.
+	Before func(point string) error
+	Synced func(path string, offset int64)
 }
 
 const (
@@ -27,6 +32,21 @@ const (
 
 // hook is a named fail point; tests replace it. The points: create, write, sync, put.
 var hook = func(point string) error { return nil }
+
+// before is the fail points', of this package's tests and of a daemon's.
+func (j *Journal) before(point string) error {
+	err := hook(point)
+	if err == nil && j.opts.Before != nil {
+		err = j.opts.Before(point)
+	}
+	return err
+}
+
+func (j *Journal) tellSynced() {
+	if j.opts.Synced != nil {
+		j.opts.Synced(j.segments[len(j.segments)-1].path, j.offset) // the file had another name when it was made
+	}
+}
 
 // CorruptError is damage to what the journal promised to keep.
 type CorruptError struct {
@@ -53,6 +73,7 @@ type Journal struct {
 	dir    string
 	log    *slog.Logger
 	lock   *os.File
+	opts   Options
 	state  *bbolt.DB
 	id     string
 	spills *Spills
@@ -101,7 +122,7 @@ func Open(dir string, opts Options) (*Journal, error) {
 		return nil, err
 	}
 	j := &Journal{
-		dir: dir, log: opts.Logger, lock: lock, size: opts.SegmentSize, retain: opts.Retention.withDefaults(),
+		dir: dir, log: opts.Logger, lock: lock, opts: opts, size: opts.SegmentSize, retain: opts.Retention.withDefaults(),
 		sum: newSummary(), named: map[string]spillRef{}, held: map[string]int{}, unwanted: map[string]bool{},
 		watchers: map[chan struct{}]struct{}{},
 	}
@@ -136,7 +157,7 @@ func (j *Journal) begin(fresh bool) error {
 	if !fresh {
 		return &CorruptError{Path: j.logDir(), Index: j.first, What: "the log's files are gone"}
 	}
-	s, f, err := createSegment(j.logDir(), j.id, 1, j.size)
+	s, f, err := j.newSegment(1)
 	if err == nil { // the directories themselves, and state.db
 		err = errors.Join(syncDir(j.dir), syncDir(filepath.Dir(j.dir)))
 	}

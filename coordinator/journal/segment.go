@@ -64,11 +64,16 @@ func checkSegHeader(f *os.File, s *segment, id string) error {
 	return &CorruptError{Path: s.path, Offset: 0, Index: s.base, What: what}
 }
 
-// createSegment makes an empty segment, size bytes of it allocated. When it returns, the file is there after a crash.
-func createSegment(dir, id string, base uint64, size int64) (*segment, *os.File, error) {
-	if err := hook("create"); err != nil {
+// newSegment makes the segment that begins with record base.
+func (j *Journal) newSegment(base uint64) (*segment, *os.File, error) {
+	if err := j.before("create"); err != nil {
 		return nil, nil, err
 	}
+	return createSegment(j.logDir(), j.id, base, j.size)
+}
+
+// createSegment makes an empty segment, size bytes of it allocated. When it returns, the file is there after a crash.
+func createSegment(dir, id string, base uint64, size int64) (*segment, *os.File, error) {
 	s := &segment{path: segmentPath(dir, base), base: base}
 	f, err := os.OpenFile(s.path+tmpSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

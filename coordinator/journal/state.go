@@ -111,7 +111,7 @@ func (j *Journal) put(bucket []byte, key string, value []byte) error {
 	if key == "" || len(key) > bbolt.MaxKeySize {
 		return fmt.Errorf("journal: put: a key of %d bytes", len(key))
 	}
-	err := hook("put")
+	err := j.before("put")
 	if err != nil {
 		return j.fail("put", err)
 	}

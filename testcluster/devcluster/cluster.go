@@ -139,6 +139,11 @@ func (c *Cluster) plan(ctx context.Context) error {
 		}
 		c.st.Nodes = append(c.st.Nodes, n)
 	}
+	if c.opts.FaultDisks {
+		if err := c.planDisks(ctx); err != nil {
+			return err
+		}
+	}
 	if !c.opts.PostgresOnly {
 		if err := c.planMtmd(ctx); err != nil {
 			return err

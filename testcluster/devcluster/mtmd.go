@@ -118,7 +118,7 @@ func (n *node) launchMtmd(mtmd string, env []string, die bool) error {
 		return nil
 	}
 	p, err := command{
-		path: mtmd, args: []string{"--config", n.MtmdConf}, env: env, log: n.MtmdLog,
+		path: mtmd, args: []string{"--config", n.MtmdConf}, env: append(n.diskEnv(""), env...), log: n.MtmdLog,
 		deathSig: deathSig(die, syscall.SIGKILL),
 	}.start()
 	if err != nil {

@@ -23,6 +23,7 @@ type Options struct {
 	MtmdSettings []string // "key=value" for mtmd.toml; the value is TOML, or a plain word
 	MtmdEnv      []string // "NAME=value" for mtmd's environment, at every start
 
+	FaultDisks   bool // the disks of nodes can be made bad: SetDisk, PowerLoss; cc is needed
 	Referee      bool // two nodes and a referee
 	PostgresOnly bool // start PostgreSQL only
 	NoInit       bool // start mtmd, but do not make a cluster of them

@@ -90,7 +90,7 @@ func (n *node) startPostgres(ctx context.Context, cred *syscall.Credential, die 
 		return err
 	}
 	p, err := command{
-		path: filepath.Join(n.PgBin, "postgres"), args: []string{"-D", n.PgData}, log: n.PgLog, cred: cred,
+		path: filepath.Join(n.PgBin, "postgres"), args: []string{"-D", n.PgData}, log: n.PgLog, cred: cred, env: n.diskEnv(n.Preload),
 		deathSig: deathSig(die, syscall.SIGQUIT),
 	}.start()
 	if err != nil {

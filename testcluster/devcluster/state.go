@@ -21,7 +21,8 @@ type state struct {
 	Template     template    `json:"template"` // what nodes that are added get
 	Proxy        *proxyState `json:"proxy"`    // nil: peers dial each other directly
 	Nodes        []*node     `json:"nodes"`
-	Referee      *node       `json:"referee,omitempty"` // an mtmd without PostgreSQL; its number is 0
+	FaultDisk    string      `json:"fault_disk,omitempty"` // the library that makes disks bad; "": none
+	Referee      *node       `json:"referee,omitempty"`    // an mtmd without PostgreSQL; its number is 0
 }
 
 // template is what all nodes are made with.
@@ -57,6 +58,8 @@ type node struct {
 	PeerPort  int    `json:"peer_port"` // the real one, behind the proxy
 	HTTPPort  int    `json:"http_port"`
 	Postgres  Proc   `json:"postgres"`
+	Disk      string `json:"disk,omitempty"` // directory of package faultdisk; "": the disk is good
+	Preload   string `json:"preload,omitempty"`
 	Mtmd      Proc   `json:"mtmd"`
 }
 

@@ -35,6 +35,12 @@ var All = []Fault{
 	{Name: "delay", inject: delay},
 	{Name: "loss", inject: loss},
 	{Name: "reset", inject: reset},
+	{Name: "power loss", can: disks, inject: powerLoss},
+	{Name: "power loss of all", can: disks, inject: powerLossOfAll},
+	{Name: "slow disk", can: disks, inject: slowDisk},
+	{Name: "full disk", can: disks, inject: badDisk("enospc")},
+	{Name: "failing fsync", can: disks, inject: badDisk("eio")},
+	{Name: "clock jump", can: disks, inject: clockJump},
 	{Name: "kill the referee", can: refereed, inject: killReferee},
 	{Name: "freeze the referee", can: refereed, inject: freezeReferee},
 	{Name: "cut the referee off", can: refereed, inject: cutReferee},
@@ -57,8 +63,8 @@ func kill(ctx context.Context, in *Injector) (string, error) {
 
 // killed: who is dead is neither frozen nor armed.
 func (in *Injector) killed(id int, w devcluster.What) {
-	if f, ok := in.frozen[id]; ok && (f == w || w == devcluster.Both) {
-		delete(in.frozen, id)
+	for _, p := range parts(id, w) {
+		delete(in.frozen, p)
 	}
 	if w != devcluster.Postgres {
 		delete(in.armed, id)
@@ -134,7 +140,7 @@ func freezeBackend(ctx context.Context, in *Injector) (string, error) {
 	}
 	err := signal(pid, sigStop)
 	in.pause(ctx, 3*time.Second)
-	if in.frozen[id] == devcluster.Postgres || in.frozen[id] == devcluster.Both {
+	if in.frozen[process{id, devcluster.Postgres}] {
 		return what, err // thawed with the others
 	}
 	if e := signal(pid, sigCont); err == nil {
@@ -164,13 +170,15 @@ func freeze(ctx context.Context, in *Injector) (string, error) {
 	id, w := in.node(), in.what()
 	wait, again := time.Duration(in.rng.Int64N(int64(3*time.Second))), in.chance(0.7)
 	what := fmt.Sprintf("node %d, %s, for %v, goes on: %v", id, w, wait.Round(time.Millisecond), again)
-	if _, is := in.frozen[id]; is || in.down(ctx, id, w) {
+	if in.down(ctx, id, w) {
 		return what + " (not possible)", nil
 	}
 	if err := in.Dev.Freeze(ctx, id, w); err != nil {
 		return what, err
 	}
-	in.frozen[id] = w
+	for _, p := range parts(id, w) {
+		in.frozen[p] = true
+	}
 	if !again {
 		return what, nil
 	}

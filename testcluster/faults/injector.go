@@ -18,6 +18,25 @@ type Options struct {
 	Points []string                         // names of mtmd's fail points; none: no kill at a step
 	Only   []string                         // names of faults; none: all that the cluster can have
 	Log    func(format string, args ...any) // told what is done; may be nil
+	Relief func()                           // called by Mend when nodes cannot catch up with the load for reliefAfter; may be nil
+}
+
+// reliefAfter is how long Mend lets nodes catch up under load. A machine that runs all nodes, the load and more has no
+// processor to spare for one that recovers.
+const reliefAfter = 30 * time.Second
+
+// process is one of a node's two.
+type process struct {
+	node int
+	what devcluster.What
+}
+
+// parts are the processes that w names.
+func parts(id int, w devcluster.What) []process {
+	if w == devcluster.Both {
+		return []process{{id, devcluster.Mtmd}, {id, devcluster.Postgres}}
+	}
+	return []process{{id, w}}
 }
 
 // Injector does things to a cluster. It is for one goroutine.
@@ -27,7 +46,7 @@ type Injector struct {
 	ids     []int
 	referee bool
 	faults  []Fault
-	frozen  map[int]devcluster.What
+	frozen  map[process]bool
 	armed   map[int]bool // mtmd that will die at a step, unless it has
 	count   map[string]int
 }
@@ -39,7 +58,7 @@ func New(ctx context.Context, o Options) (*Injector, error) {
 	}
 	in := &Injector{
 		Options: o, rng: rand.New(rand.NewPCG(o.Seed, 1)), ids: o.Dev.IDs(), referee: o.Dev.Info(ctx).Referee != nil,
-		frozen: map[int]devcluster.What{}, armed: map[int]bool{}, count: map[string]int{},
+		frozen: map[process]bool{}, armed: map[int]bool{}, count: map[string]int{},
 	}
 	for _, name := range o.Only {
 		if !slices.ContainsFunc(All, func(f Fault) bool { return f.Name == name }) {
@@ -88,18 +107,34 @@ func (in *Injector) Inject(ctx context.Context, f Fault) error {
 // returns when all nodes are online, or ctx is over.
 func (in *Injector) Mend(ctx context.Context) error {
 	in.Log("%s mend", time.Now().Format("15:04:05.000"))
-	err := in.Dev.Heal(ctx)
-	for id := range in.frozen {
+	err := errors.Join(in.Dev.Heal(ctx), in.goodDisks())
+	for _, id := range in.ids {
 		err = errors.Join(err, in.thaw(ctx, id))
 	}
 	for id := range in.armed {
 		err = errors.Join(err, in.Dev.Kill(ctx, id, devcluster.Mtmd))
 		delete(in.armed, id)
 	}
+	if in.referee {
+		err = errors.Join(err, in.Dev.StartNode(ctx, 0, devcluster.Referee))
+	}
+	for _, id := range in.ids {
+		err = errors.Join(err, in.Dev.StartNode(ctx, id, devcluster.Both))
+	}
 	if err != nil {
 		return err
 	}
-	return in.Dev.StartAll(ctx)
+	if in.Relief != nil {
+		hurry, cancel := context.WithTimeout(ctx, reliefAfter)
+		defer cancel()
+		if in.Dev.WaitStatus(hurry, "online", in.ids...) == nil {
+			return nil
+		}
+		in.Log("%s the load is held back", time.Now().Format("15:04:05.000"))
+		in.count["(load held back)"]++
+		in.Relief()
+	}
+	return in.Dev.WaitStatus(ctx, "online", in.ids...)
 }
 
 // pause waits for a part of limit that the seed chooses.
@@ -126,13 +161,15 @@ func (in *Injector) what() devcluster.What {
 	return []devcluster.What{devcluster.Mtmd, devcluster.Postgres, devcluster.Both}[in.rng.IntN(3)]
 }
 
-func (in *Injector) thaw(ctx context.Context, id int) error {
-	w, ok := in.frozen[id]
-	if !ok {
-		return nil
+// thaw lets what is frozen of a node go on.
+func (in *Injector) thaw(ctx context.Context, id int) (err error) {
+	for _, p := range parts(id, devcluster.Both) {
+		if in.frozen[p] {
+			delete(in.frozen, p)
+			err = errors.Join(err, in.Dev.Thaw(ctx, id, p.what))
+		}
 	}
-	delete(in.frozen, id)
-	return in.Dev.Thaw(ctx, id, w)
+	return err
 }
 
 // start brings a node up again without waiting until it is online; who is frozen goes on.

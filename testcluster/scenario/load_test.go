@@ -83,6 +83,7 @@ type load struct {
 	acked   []atomic.Int64 // by node
 	stop    atomic.Bool
 	running sync.WaitGroup
+	runs    bool // for the goroutine that starts and ends it
 }
 
 // newLoad makes the tables and a load that does not run yet.
@@ -97,8 +98,12 @@ func newLoad(t testing.TB, c *testcluster.Cluster, clients int) *load {
 	return l
 }
 
-// start lets it run until finish, which the end of the test calls too.
+// start lets it run until finish, which the end of the test calls too. One that runs goes on.
 func (l *load) start(t testing.TB) {
+	if l.runs {
+		return
+	}
+	l.runs = true
 	l.stop.Store(false)
 	for node := range l.urls {
 		for range l.clients {
@@ -116,6 +121,7 @@ func (l *load) start(t testing.TB) {
 func (l *load) finish() {
 	l.stop.Store(true)
 	l.running.Wait()
+	l.runs = false
 }
 
 // client is one session after another on one node, with one on the next node to read what was written.

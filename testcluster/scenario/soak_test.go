@@ -3,8 +3,11 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,12 +129,12 @@ func (b *bulk) check(t testing.TB, c *testcluster.Cluster) {
 // TestSoak does to a cluster under load whatever package faults can, at random, several things at a time, and checks S1 to S9 after each
 // round: three nodes, and two with a referee. The environment says more:
 //
-//	MTM_SOAK          for how long, of each (25s)
+//	MTM_SOAK          for how long, of each (20s)
 //	MTM_SOAK_SEED     chooses the faults (that of the clock; it is logged). It repeats the faults, not what they meet
 //	MTM_SOAK_ONLY     "cut off,kill": these faults only
 //	MTM_SOAK_STRICT   1: plain reads must be linearizable, too
 func TestSoak(t *testing.T) {
-	limit, seed := 25*time.Second, uint64(time.Now().UnixNano())
+	limit, seed := 20*time.Second, uint64(time.Now().UnixNano())
 	var err error
 	if text := os.Getenv("MTM_SOAK"); text != "" {
 		limit, err = time.ParseDuration(text)
@@ -141,8 +144,10 @@ func TestSoak(t *testing.T) {
 		seed, err = strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err)
 	}
-	t.Run("three nodes", func(t *testing.T) { soak(t, testcluster.Options{}, limit, seed) })
-	t.Run("two and a referee", func(t *testing.T) { soak(t, testcluster.Options{Nodes: 2, Referee: true}, limit, seed) })
+	t.Run("three nodes", func(t *testing.T) { soak(t, testcluster.Options{FaultDisks: true}, limit, seed) })
+	t.Run("two and a referee", func(t *testing.T) {
+		soak(t, testcluster.Options{Nodes: 2, Referee: true, FaultDisks: true}, limit, seed)
+	})
 }
 
 func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64) {
@@ -152,9 +157,10 @@ func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64)
 	if text := os.Getenv("MTM_SOAK_ONLY"); text != "" {
 		options.Only = strings.Split(text, ",")
 	}
+	l, b, r := newLoad(t, c, 2), newBulk(t, c, 1000), newRegisters(t, c)
+	options.Relief = func() { l.finish(); b.finish(); r.finish() }
 	in, err := faults.New(t.Context(), options)
 	require.NoError(t, err)
-	l, b, r := newLoad(t, c, 2), newBulk(t, c, 1000), newRegisters(t, c)
 	r.strict = os.Getenv("MTM_SOAK_STRICT") != ""
 	rounds := 0
 	for end := time.Now().Add(limit); time.Now().Before(end); rounds++ {
@@ -163,7 +169,10 @@ func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64)
 		r.start(t, c)
 		l.awaitProgress(t, c, 5)
 		require.NoError(t, in.Strike(t.Context(), 5), logs(c))
-		require.NoError(t, in.Mend(t.Context()), logs(c))
+		if err := in.Mend(t.Context()); err != nil {
+			t.Fatalf("%v\n%s\n%s", err, diagnosis(t, c), logs(c))
+		}
+		l.start(t) // if it was held back
 		whole(t, c)
 		l.awaitProgress(t, c, 5)
 		l.finish()
@@ -183,4 +192,42 @@ func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64)
 		t.Logf("fault: %4d %s", counts[name], name)
 	}
 	t.Logf("%d rounds, seed %d, no violation", rounds, seed)
+}
+
+// diagnosis asks every node what it is about, and leaves what its goroutines do in the cluster's directory.
+func diagnosis(t testing.TB, c *testcluster.Cluster) string {
+	var b strings.Builder
+	for _, n := range c.Nodes() {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		fmt.Fprintf(&b, "--- node %d: %s\n", n.ID, get(ctx, n.HTTP()+"/status"))
+		path := filepath.Join(c.Dev().Dir(), fmt.Sprintf("goroutines-%d", n.ID))
+		os.WriteFile(path, get(ctx, n.HTTP()+"/debug/pprof/goroutine?debug=2"), 0o644) //nolint:errcheck // it is only for us
+		if db, err := n.ConnectPgErr(ctx); err == nil {
+			rows, _ := db.Query(ctx, `SELECT format('%s %s %s %s %s blocked by %s: %s', pid, application_name, state, wait_event_type, wait_event,
+				pg_blocking_pids(pid), left(query, 120)) FROM pg_stat_activity WHERE state <> 'idle' OR application_name LIKE 'mtm%' ORDER BY 1`)
+			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			fmt.Fprintf(&b, "%s %v\n", strings.Join(lines, "\n"), err)
+			db.Close(ctx) //nolint:errcheck // done with it
+		}
+		cancel()
+	}
+	return b.String()
+}
+
+func get(ctx context.Context, url string) []byte {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return text
 }
