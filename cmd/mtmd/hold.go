@@ -8,19 +8,23 @@ import (
 
 	"mtm"
 	"mtm/coordinator"
-	"mtm/logrep"
 )
 
 // finishes passes on what ends prepared transactions, and can hold it back for a moment, in which PostgreSQL has exactly what the
 // brain knows to be finished (coordinator.Node.Have).
 type finishes struct {
-	to *logrep.Finisher
+	to finisher
 
 	mu      sync.Mutex
 	held    bool
 	waiting []coordinator.Finish
 	under   int           // way
 	idle    chan struct{} // closed when nothing is under way; nil: nobody waits for it
+}
+
+// finisher ends prepared transactions (logrep.Finisher).
+type finisher interface {
+	Finish(gid mtm.GID, commit bool)
 }
 
 // holdWait is how long a hold may last, until it is given up: the clients of this node wait for it.

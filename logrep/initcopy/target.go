@@ -139,6 +139,22 @@ func (t *Target) Schema(ctx context.Context, script string) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost
+	for _, e := range split(script) {
+		if ours(e.kind, e.name) {
+			continue
+		}
+		if err := run(ctx, conn, e.sql); err != nil {
+			return fmt.Errorf("%s %s: %w", strings.ToLower(e.kind), e.name, err)
+		}
+	}
+	return nil
+}
+
+// object is one entry of pg_dump's script.
+type object struct{ name, kind, sql string }
+
+// split finds the objects. What is before the first, settings and commands of psql, is what connect sets, and left out.
+func split(script string) (all []object) {
 	if end := strings.LastIndex(script, "\n--\n-- PostgreSQL database dump complete\n--"); end >= 0 {
 		script = script[:end]
 	}
@@ -148,15 +164,9 @@ func (t *Target) Schema(ctx context.Context, script string) error {
 		if i+1 < len(starts) {
 			end = starts[i+1][0]
 		}
-		name, kind := script[at[2]:at[3]], script[at[4]:at[5]]
-		if ours(kind, name) {
-			continue
-		}
-		if err := run(ctx, conn, script[at[1]:end]); err != nil {
-			return fmt.Errorf("%s %s: %w", strings.ToLower(kind), name, err)
-		}
+		all = append(all, object{script[at[2]:at[3]], script[at[4]:at[5]], script[at[1]:end]})
 	}
-	return nil
+	return all
 }
 
 // ours reports whether an object belongs to mtm itself, which installs it anew.
