@@ -18,6 +18,15 @@ const (
 	PayloadDDL       PayloadFlags = 1 << iota // contains a DDL statement
 	PayloadEmpty                              // nothing in it is replicated: the origin may commit alone
 	PayloadWaitLocal                          // mtm.wait_peer_commits = off: answer when the origin has committed
+	PayloadStreamed                           // PostgreSQL cannot prepare it: an open session of its origin holds it
+)
+
+// OpenPrefix is the prefix of the logical message with which a session says that it has done all that a transaction does
+// and holds it open: its gid and its transaction id follow, in decimal, then blanks up to OpenPad bytes. So much makes
+// PostgreSQL decode a transaction that is in progress.
+const (
+	OpenPrefix = "mtm.open"
+	OpenPad    = 256 << 10
 )
 
 // Has reports whether all of f is set.

@@ -48,6 +48,10 @@ func (s *sink) Blocked(waiter, holder mtm.GID) {
 }
 
 func (s *sink) Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() error) bool {
+	if holder, open := s.gateway.Holds(int32(pid)); open {
+		s.Blocked(waiter, holder) // as good as prepared
+		return true
+	}
 	why := mtm.Conflict("Transaction " + waiter.String() + " of another node changes the same rows.")
 	return s.gateway.Doom(int32(pid), gateway.Rival{GID: waiter, Cause: why, Age: age, Cancel: cancel}) || s.gateway.Owns(int32(pid))
 }
@@ -94,6 +98,8 @@ func (a *actor) act(action coordinator.Action) {
 		a.applier.Cancel(x.GID)
 	case coordinator.Finish:
 		a.finishes.finish(x)
+	case coordinator.Confirm:
+		a.gate.confirm(x.GID)
 	case coordinator.AckCapture:
 		a.capture.Ack(x.LSN)
 	case coordinator.OpenGate:

@@ -22,6 +22,7 @@ type unit struct {
 	wrote bool // known to write
 
 	temporary bool // the session was known to use temporary objects
+	open      bool // PostgreSQL would not prepare it: its session holds it open
 	bare      bool // the statement is run in a way that touches fewer temporary objects: see fallback
 }
 
@@ -111,6 +112,14 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 			return nil
 		}
 		return s.forward(false)
+	}
+	if st.Kind == statement.PrepareTx && tx == 'T' && !strings.HasPrefix(st.GID, mtm.GIDPrefix) {
+		if open, err := s.staysOpen(); err != nil || open {
+			if err == nil {
+				err = s.prepareInVain()
+			}
+			return err
+		}
 	}
 	if e := s.refusal(ctx, st, tx); e != nil {
 		return s.refuse(e)
@@ -238,7 +247,7 @@ func (s *session) setBlock(readOnly bool) {
 func (s *session) noteTemporary(st *statement.Statement) {
 	if st.Has(statement.Temporary) {
 		s.mu.Lock()
-		s.temporary = true
+		s.temporary, s.block.temporary = true, true
 		s.mu.Unlock()
 	}
 }
