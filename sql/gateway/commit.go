@@ -35,8 +35,8 @@ func (s *session) lostLately() bool { return s.since > 0 && time.Since(s.lostAt)
 // How long a client who lost waits before he tries again, see session.yield: by how long a commit takes these days, so that a
 // turn is a few commits on a slow machine too.
 const (
-	yieldQuiet = 10 * time.Millisecond  // at least; else half a commit, and 5 times that at most
-	yieldMax   = 100 * time.Millisecond // at least; else five commits, and 5 times that at most
+	yieldQuiet = 10 * time.Millisecond  // at least; else half a commit, and 10 times that at most
+	yieldMax   = 100 * time.Millisecond // at least; else five commits, and 10 times that at most
 )
 
 // pace is how long commits take: from PREPARE's answer to the client's, smoothed.
@@ -50,7 +50,7 @@ func (p *pace) note(d time.Duration) {
 // turn is how long nobody must come before it is a client's turn, and after how long it is in any case.
 func (p *pace) turn() (quiet, limit time.Duration) {
 	mean := time.Duration(p.mean.Load())
-	return min(max(mean/2, yieldQuiet), 5*yieldQuiet), min(max(5*mean, yieldMax), 5*yieldMax)
+	return min(max(mean/2, yieldQuiet), 10*yieldQuiet), min(max(5*mean, yieldMax), 10*yieldMax)
 }
 
 // yield lets those pass that the client's last transaction lost against, before he tries again: sooner he would only lose
