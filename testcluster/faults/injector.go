@@ -122,7 +122,7 @@ func (in *Injector) Mend(ctx context.Context) error {
 		return err
 	}
 	end := time.Now().Add(reliefAfter)
-	for ; in.Relief != nil && time.Now().Before(end) && ctx.Err() == nil; {
+	for in.Relief != nil && time.Now().Before(end) && ctx.Err() == nil {
 		if in.startAll(ctx) == nil {
 			return nil
 		}
