@@ -25,6 +25,9 @@ type Options struct {
 // processor to spare for one that recovers.
 const reliefAfter = 30 * time.Second
 
+// mendWait is how long nodes may take to be online after the last fault, without load.
+const mendWait = 2 * time.Minute
+
 // process is one of a node's two.
 type process struct {
 	node int
@@ -115,8 +118,32 @@ func (in *Injector) Mend(ctx context.Context) error {
 		err = errors.Join(err, in.Dev.Kill(ctx, id, devcluster.Mtmd))
 		delete(in.armed, id)
 	}
+	if err != nil {
+		return err
+	}
+	end := time.Now().Add(reliefAfter)
+	for in.Relief != nil && time.Now().Before(end) && ctx.Err() == nil {
+		if in.startAll(ctx) == nil {
+			return nil
+		}
+	}
+	if in.Relief != nil {
+		in.Log("%s the load is held back", time.Now().Format("15:04:05.000"))
+		in.count["(load held back)"]++
+		in.Relief()
+	}
+	for end = time.Now().Add(mendWait); ; {
+		if err = in.startAll(ctx); err == nil || time.Now().After(end) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// startAll starts what does not run, and gives it a few seconds to be online: a PostgreSQL whose disk was bad may run still, and end
+// by itself a moment later.
+func (in *Injector) startAll(ctx context.Context) (err error) {
 	if in.referee {
-		err = errors.Join(err, in.Dev.StartNode(ctx, 0, devcluster.Referee))
+		err = in.Dev.StartNode(ctx, 0, devcluster.Referee)
 	}
 	for _, id := range in.ids {
 		err = errors.Join(err, in.Dev.StartNode(ctx, id, devcluster.Both))
@@ -124,16 +151,8 @@ func (in *Injector) Mend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if in.Relief != nil {
-		hurry, cancel := context.WithTimeout(ctx, reliefAfter)
-		defer cancel()
-		if in.Dev.WaitStatus(hurry, "online", in.ids...) == nil {
-			return nil
-		}
-		in.Log("%s the load is held back", time.Now().Format("15:04:05.000"))
-		in.count["(load held back)"]++
-		in.Relief()
-	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	return in.Dev.WaitStatus(ctx, "online", in.ids...)
 }
 

@@ -174,7 +174,7 @@ func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64)
 		}
 		l.start(t) // if it was held back
 		whole(t, c)
-		l.awaitProgress(t, c, 5)
+		l.recovered(t, c)
 		l.finish()
 		b.finish()
 		r.finish()
@@ -192,6 +192,31 @@ func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64)
 		t.Logf("fault: %4d %s", counts[name], name)
 	}
 	t.Logf("%d rounds, seed %d, no violation", rounds, seed)
+}
+
+// recovered waits until each node commits again, with the patience that a machine needs on which every processor has ten customers, and
+// says how long it took.
+func (l *load) recovered(t testing.TB, c *testcluster.Cluster) {
+	began, from := time.Now(), make([]int64, len(l.acked))
+	for i := range from {
+		from[i] = l.acked[i].Load()
+	}
+	more := func() (all []int64) {
+		for i := range from {
+			all = append(all, l.acked[i].Load()-from[i])
+		}
+		return all
+	}
+	err := awaitFor(c, 3*patience, "commits on every node", func() error {
+		if slices.Min(more()) < 5 {
+			return fmt.Errorf("by node: %v; errors by now: %v", more(), l.errors())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, diagnosis(t, c))
+	}
+	t.Logf("%s commits by node %v in %v", time.Now().Format("15:04:05.000"), more(), time.Since(began).Round(time.Millisecond))
 }
 
 // diagnosis asks every node what it is about, and leaves what its goroutines do in the cluster's directory.

@@ -1,0 +1,169 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"mtm/testcluster"
+)
+
+// TestReferenceScenarios are those that the reference's tests run (and ours have nowhere else), one after the other on one cluster under
+// load: after each, all nodes are online together, commit, and hold the same.
+func TestReferenceScenarios(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Options{})
+	l := newLoad(t, c, 2)
+	for _, one := range []struct {
+		name string
+		do   func(*testing.T, *testcluster.Cluster, *load)
+	}{
+		{"edge partition between 1 and 3", edgePartition},
+		{"kill -9 of a backend", killBackend},
+		{"walsender killed in mid-apply", killWalsenders},
+		{"connections reset during commit", resetConnections},
+		{"TRUNCATE and VACUUM FULL on every node", truncateAndVacuum},
+		{"DDL while a node is down, recovered through a third", ddlThroughThird},
+		{"a dead node keeps no WAL", deadNodeKeepsNoWAL},
+	} {
+		ok := t.Run(one.name, func(t *testing.T) {
+			c := c.For(t)
+			l.start(t)
+			l.awaitProgress(t, c, 3)
+			one.do(t, c, l)
+			whole(t, c)
+			l.awaitProgress(t, c, 3)
+			l.finish()
+			l.check(t, c)
+		})
+		if !ok {
+			return // what follows would only repeat it
+		}
+	}
+	l.tell(t)
+}
+
+// edgePartition: node 2 and at least one of the ends commit.
+func edgePartition(t *testing.T, c *testcluster.Cluster, l *load) {
+	c.Partition("1/3")
+	await(t, c, "a generation without one of the ends", func() error {
+		if st := c.Node(2).Status(); st.Status != "online" || len(st.GenMembers) != 2 {
+			return fmt.Errorf("node 2: %s", st.Raw)
+		}
+		return nil
+	})
+	from := []int64{l.acked[0].Load(), l.acked[1].Load(), l.acked[2].Load()}
+	await(t, c, "commits on node 2 and on an end", func() error {
+		for i := range from {
+			from[i] = min(from[i], l.acked[i].Load())
+		}
+		if one, two, three := l.acked[0].Load()-from[0], l.acked[1].Load()-from[1], l.acked[2].Load()-from[2]; two < 5 || max(one, three) < 5 {
+			return fmt.Errorf("%d, %d, %d", one, two, three)
+		}
+		return nil
+	})
+	c.Heal()
+}
+
+// killBackend: PostgreSQL ends all its processes and recovers, under a daemon that lives.
+func killBackend(t *testing.T, c *testcluster.Cluster, _ *load) {
+	pid := one[int](t, c.Node(1).ConnectPg(), "SELECT pid FROM pg_stat_activity WHERE application_name = 'load' LIMIT 1")
+	require.NoError(t, kill9(pid))
+	c.Node(1).WaitFor("the loss of PostgreSQL", func(st testcluster.Status) bool { return st.Status != "online" || len(st.GenMembers) < 3 })
+}
+
+func killWalsenders(t *testing.T, c *testcluster.Cluster, l *load) {
+	for range 3 {
+		for _, n := range c.Nodes() {
+			require.Equal(t, 1, one[int](t, n.ConnectPg(), "SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_replication"))
+		}
+		l.awaitProgress(t, c, 2)
+	}
+}
+
+func resetConnections(t *testing.T, c *testcluster.Cluster, l *load) {
+	for range 3 {
+		for _, link := range []string{"1-2", "1-3", "2-3"} {
+			require.NoError(t, c.Dev().Reset(t.Context(), link))
+		}
+		l.awaitProgress(t, c, 2)
+	}
+}
+
+func truncateAndVacuum(t *testing.T, c *testcluster.Cluster, l *load) {
+	execAll(t, c.Node(1).Connect(), "CREATE TABLE truncated (id serial PRIMARY KEY, v text)")
+	for _, n := range c.Nodes() {
+		db := n.Connect()
+		retried(t, db, "INSERT INTO truncated (v) SELECT 'x' FROM generate_series(1, 100)")
+		retried(t, db, "TRUNCATE truncated")
+		retried(t, db, "INSERT INTO truncated (v) VALUES ('last')")
+		retried(t, db, "VACUUM FULL accounts")
+		l.awaitProgress(t, c, 2)
+	}
+	for _, n := range c.Nodes() {
+		require.Equal(t, 1, one[int](t, n.Connect(), "SELECT count(*)::int FROM truncated"), "node %d", n.ID)
+	}
+}
+
+// retried runs a statement until it did not lose a conflict with the load.
+func retried(t *testing.T, db *pgx.Conn, sql string) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err := db.Exec(ctx, sql)
+		cancel()
+		if err == nil {
+			return
+		}
+		require.Equal(t, "40001", sqlState(err), "%s: %v", sql, err)
+		require.True(t, time.Now().Before(end), "%s: %v", sql, err)
+	}
+}
+
+// ddlThroughThird: whoever ran the DDL is gone when the node that missed it is back.
+func ddlThroughThird(t *testing.T, c *testcluster.Cluster, _ *load) {
+	c.Node(3).Kill()
+	c.Node(1).WaitFor("a generation without node 3", func(st testcluster.Status) bool { return st.Status == "online" && len(st.GenMembers) == 2 })
+	db := c.Node(1).Connect()
+	retried(t, db, "CREATE TABLE missed (id serial PRIMARY KEY, v text)")
+	retried(t, db, "INSERT INTO missed (v) VALUES ('a')")
+	retried(t, db, "ALTER TABLE missed ADD COLUMN w int DEFAULT 7")
+	c.Node(1).Kill()
+	c.Node(3).Start()
+	await(t, c, "nodes 2 and 3 online together", func() error {
+		for _, id := range []int{2, 3} {
+			if st := c.Node(id).Status(); st.Status != "online" {
+				return fmt.Errorf("node %d: %s", id, st.Raw)
+			}
+		}
+		return nil
+	})
+	require.Equal(t, "a7", one[string](t, c.Node(3).Connect(), "SELECT v || w FROM missed"))
+	c.Node(1).Start()
+}
+
+// deadNodeKeepsNoWAL: what a dead node has to get is kept in the journal, and PostgreSQL's slot goes on.
+func deadNodeKeepsNoWAL(t *testing.T, c *testcluster.Cluster, _ *load) {
+	c.Node(3).Kill()
+	c.Node(1).WaitFor("a generation without node 3", func(st testcluster.Status) bool { return st.Status == "online" && len(st.GenMembers) == 2 })
+	const mib = 1 << 20
+	db, pg := c.Node(1).Connect(), c.Node(1).ConnectPg()
+	from := one[string](t, pg, "SELECT pg_current_wal_lsn()::text")
+	execAll(t, db, "CREATE TABLE volume (id int PRIMARY KEY, v text)")
+	for i := range 4 {
+		retried(t, db, fmt.Sprintf("INSERT INTO volume SELECT i, repeat(md5(i::text), 30) FROM generate_series(%d, %d) i", i*8000, i*8000+7999))
+	}
+	await(t, c, "the slot's restart", func() error {
+		execSQL(t, pg, "CHECKPOINT") // a running-xacts record moves restart_lsn on
+		written := one[int64](t, pg, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), $1::pg_lsn)::bigint", from)
+		kept := one[int64](t, pg, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_type = 'logical'")
+		if written < 30*mib || kept > 8*mib {
+			return fmt.Errorf("%d MiB were written, the slot keeps %d MiB", written/mib, kept/mib)
+		}
+		return nil
+	})
+	c.Node(3).Start()
+}
