@@ -18,6 +18,7 @@ const (
 	PayloadDDL       PayloadFlags = 1 << iota // contains a DDL statement
 	PayloadEmpty                              // nothing in it is replicated: the origin may commit alone
 	PayloadWaitLocal                          // mtm.wait_peer_commits = off: answer when the origin has committed
+	PayloadStreamed                           // PostgreSQL cannot prepare it: an open session of its origin holds it
 )
 
 // Has reports whether all of f is set.

@@ -14,7 +14,7 @@ type RecPrepare struct {
 	Age     uint64
 	Deps    Deps
 	Payload Payload
-	LSN     LSN // where the origin's WAL has it; 0 on other nodes
+	LSN     LSN // where the origin's WAL has it, of a streamed one the origin's transaction id; 0 on other nodes
 	// Recovered: it came undecided from a donor, at a mark. This node never votes for it, so it may be committed though
 	// it was never prepared here.
 	Recovered bool

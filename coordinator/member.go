@@ -98,6 +98,9 @@ func (n *Node) applied(ev Applied) {
 		return
 	}
 	switch {
+	case t.open:
+		n.preparedAgain(t, ev.Err)
+		return
 	case ev.Err == nil:
 		t.local = localPrepared
 		t.payload.Data = nil
@@ -140,6 +143,9 @@ func (n *Node) vote(t *txn) {
 
 // decide fixes the outcome at the node that found it, and tells the others.
 func (n *Node) decide(t *txn, commit bool) {
+	if commit && n.notYet(t) {
+		return
+	}
 	n.setOutcome(t, commit)
 	to := n.concerned(t)
 	if t.coord != nil && !commit {
@@ -160,6 +166,7 @@ func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
 		t = n.newTxn(d.GID)
 	}
 	if t.outcome == undecided {
+		t.told = true
 		n.setOutcome(t, d.Commit)
 	}
 }
@@ -167,7 +174,7 @@ func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
 // setOutcome records a decision and carries it out here. The record precedes COMMIT PREPARED in the journal, so that
 // the order of decisions respects every row lock.
 func (n *Node) setOutcome(t *txn, commit bool) {
-	if commit && n.misses(t) {
+	if commit && (n.notYet(t) || n.misses(t)) {
 		return
 	}
 	t.outcome = outcomeOf(commit)
@@ -194,7 +201,7 @@ func (n *Node) finish(t *txn) {
 		// A lost one may have been finished before the restart, and a failed one may be prepared all the same, if
 		// PostgreSQL crashed before it answered; Finish does not mind.
 		t.local = localFinishing
-		n.do(Finish{GID: t.gid, Commit: t.outcome == committed})
+		n.do(Finish{GID: t.gid, Commit: t.outcome == committed, Open: t.open})
 	case localNone, localWaiting:
 		n.settled(t)
 	}
@@ -205,6 +212,8 @@ func (n *Node) finishedHere(gid mtm.GID) {
 	delete(n.strays, gid)
 	switch {
 	case t == nil:
+	case t.local == localFinishing && t.open && t.outcome == undecided:
+		n.committedOpen(t)
 	case t.local == localFinishing, t.local == localRetrying && t.outcome != undecided:
 		n.settled(t)
 	case t.local == localRetrying:

@@ -40,6 +40,8 @@ type Plant struct {
 	AnyDonor        bool // recover from whoever is up
 	AcceptorsNow    bool // a ballot counts who is configured now, not who was when the transaction began
 	AnyBase         bool // see generations.Config
+	NoConfirm       bool // precommit what a session holds open without asking whether it does
+	EarlyDecide     bool // … and let members commit it before its origin has
 	CopyDonor       bool // be a donor for who lacks what this node began with
 }
 
@@ -81,6 +83,7 @@ type Node struct {
 	forgetRepeat int              // rounds until Forget is repeated
 	shadow       *Node            // while a checkpoint is replayed
 	waiting      map[mtm.GID]*txn // those that are localWaiting
+	committing   int              // own transactions whose session is committing
 
 	// With elections.
 	m           *generations.Machine
@@ -146,6 +149,13 @@ func (n *Node) Step(ev Event) {
 		n.prepared(ev)
 	case Captured:
 		n.captured(ev)
+	case Confirmed:
+		if t := n.txns[ev.GID]; t != nil && t.coord != nil {
+			t.coord.confirmed = true
+			n.tryPrecommit(t)
+		}
+	case Lost:
+		n.lost(ev.GID)
 	case Cancelled:
 		n.cancelled(ev.GID)
 	case Applied:

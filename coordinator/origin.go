@@ -74,6 +74,7 @@ func (n *Node) prepared(ev Prepared) {
 	if ev.Err == nil && !ev.Unknown {
 		t.coord.prepared = true
 		t.local = localPrepared
+		t.open = t.open || ev.Open
 		if t.outcome != undecided {
 			n.finish(t) // aborted meanwhile
 			return
@@ -98,6 +99,9 @@ func (n *Node) prepared(ev Prepared) {
 func (n *Node) captured(ev Captured) {
 	t := n.txns[ev.GID]
 	switch {
+	case ev.Payload.Has(mtm.PayloadStreamed):
+		n.capturedOpen(t, ev)
+		return
 	case t == nil || t.coord == nil && !t.journaled:
 		// Prepared before a crash and never journaled, or rolled back already: nobody may wait for it.
 		if !n.outcomes[ev.GID] {
@@ -121,10 +125,15 @@ func (n *Node) captured(ev Captured) {
 		}
 		return
 	}
+	n.do(AckCapture{LSN: ev.LSN})
+	n.distribute(t, ev)
+}
+
+// distribute journals what was captured, and hands it to the members.
+func (n *Node) distribute(t *txn, ev Captured) {
 	t.payload, t.lsn = ev.Payload, ev.LSN
 	t.deps = n.depsNow()
 	n.journal(t)
-	n.do(AckCapture{LSN: ev.LSN})
 	if missing := t.coord.members.Minus(n.up()); missing != 0 {
 		n.abort(t, mtm.Conflict(fmt.Sprintf("Nodes %v are out of reach.", missing)))
 		return
@@ -187,7 +196,10 @@ func (n *Node) tryPrecommit(t *txn) {
 		n.decide(t, true) // nothing of it concerns anybody else
 		return
 	}
-	if !t.journaled || !n.allVoted(c) {
+	if !t.journaled || !n.allVoted(c) || n.committing > 0 {
+		return // what commits here now may have been seen, and is to be decided first
+	}
+	if t.open && !n.confirm(t) {
 		return
 	}
 	ballot := mtm.Ballot{Node: n.cfg.ID}
@@ -195,7 +207,9 @@ func (n *Node) tryPrecommit(t *txn) {
 		n.abort(t, mtm.Conflict("Another node has begun to resolve the transaction."))
 		return
 	}
-	t.payload.Data = nil // nobody needs it from here any more: all have it
+	if !t.open {
+		t.payload.Data = nil // nobody needs it from here any more: all have it
+	}
 	n.accept(t, ballot, true)
 	c.accepts = mtm.Nodes(n.cfg.ID)
 	n.sendAll(t.acceptors, mtm.Accept{GID: t.gid, Ballot: ballot, Commit: true, Acceptors: t.acceptors})

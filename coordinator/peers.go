@@ -49,7 +49,7 @@ func (n *Node) peerDown(id mtm.NodeID) {
 // blocked settles a conflict: the older transaction wins, unless the younger cannot lose any more.
 func (n *Node) blocked(ev Blocked) {
 	w, h := n.txns[ev.Waiter], n.txns[ev.Holder]
-	if w == nil || h == nil || h.outcome != undecided || !h.accepted.IsZero() || !older(w, h) {
+	if w == nil || h == nil || h.outcome != undecided || !h.accepted.IsZero() || !older(w, h) && !w.returns() {
 		return
 	}
 	if h.coord != nil {
@@ -77,6 +77,9 @@ func (n *Node) tick(now uint64) {
 	for _, t := range sorted(n.txns) {
 		if now < t.retryAt {
 			continue
+		}
+		if t.open && t.local == localLost && t.outcome == undecided {
+			n.prepareAgain(t)
 		}
 		if t.orphan && t.outcome == undecided {
 			n.startAttempt(t)

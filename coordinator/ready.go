@@ -34,10 +34,18 @@ type CancelApply struct {
 }
 
 // Finish runs COMMIT PREPARED or ROLLBACK PREPARED, again and again until PostgreSQL has it: a GID that PostgreSQL
-// does not know counts as finished. → Finished.
+// does not know counts as finished. → Finished. Open: it is COMMIT or ROLLBACK in the session that holds GID open, tried
+// once. → Finished or Lost, unless Lost came before.
 type Finish struct {
 	GID    mtm.GID
 	Commit bool
+	Open   bool
+}
+
+// Confirm asks the session that holds GID open for a sign of life: an answer from its PostgreSQL to a question asked now.
+// → Confirmed or Lost.
+type Confirm struct {
+	GID mtm.GID
 }
 
 // AckCapture lets the slot forget everything up to LSN. No event comes back.
@@ -111,6 +119,7 @@ func (TellOutcome) action()    {}
 func (Apply) action()          {}
 func (CancelApply) action()    {}
 func (Finish) action()         {}
+func (Confirm) action()        {}
 func (AckCapture) action()     {}
 func (OpenGate) action()       {}
 func (CloseGate) action()      {}
@@ -158,12 +167,25 @@ type Prepared struct {
 	GID     mtm.GID
 	Err     *mtm.Error
 	Unknown bool // the answer was lost: the transaction may be prepared, now or in a moment
+	Open    bool // PostgreSQL cannot prepare it: the session holds it open, and all that it does is done
 }
 
-// Captured: the slot has delivered a transaction that was prepared here under our own GID.
+// Confirmed: the session still held GID open, with all its locks, after Confirm was asked for.
+type Confirmed struct {
+	GID mtm.GID
+}
+
+// Lost: the session that held GID open is gone, and PostgreSQL has not committed it and never will. It comes unasked, or
+// instead of Finished.
+type Lost struct {
+	GID mtm.GID
+}
+
+// Captured: the slot has delivered a transaction that was prepared here under our own GID, or, with PayloadStreamed, that
+// a session holds open.
 type Captured struct {
 	GID     mtm.GID
-	LSN     mtm.LSN
+	LSN     mtm.LSN // of a streamed one its transaction id, for Node.Open
 	Payload mtm.Payload
 }
 
@@ -214,6 +236,8 @@ func (PeerUp) event()     {}
 func (PeerDown) event()   {}
 func (Permitted) event()  {}
 func (Prepared) event()   {}
+func (Lost) event()       {}
+func (Confirmed) event()  {}
 func (Captured) event()   {}
 func (Cancelled) event()  {}
 func (Applied) event()    {}

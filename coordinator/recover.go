@@ -229,7 +229,13 @@ func (n *Node) finished(gid mtm.GID) bool {
 // takeCommitted: what is prepared here is committed where it stands in the order; anything else is applied.
 func (n *Node) takeCommitted(t *txn, b mtm.RecoverTxn) bool {
 	if t != nil {
+		t.told = true
 		switch t.local {
+		case localLost:
+			if t.open {
+				n.prepareAgain(t)
+				return false
+			}
 		case localFinished, localRecovering:
 			n.drop(b.Payload)
 			return true
@@ -280,8 +286,8 @@ func (n *Node) takeUndecided(t *txn, b mtm.RecoverTxn) bool {
 	if n.cfg.Plant.SkipMark {
 		return true
 	}
-	if len(n.pending) > 0 {
-		return false // it may need their rows
+	if len(n.pending) > 0 || t != nil && t.returns() {
+		return false // it may need their rows, or comes back by itself
 	}
 	if t == nil {
 		t = n.newTxn(b.GID)

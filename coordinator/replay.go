@@ -34,8 +34,10 @@ func (n *Node) replayOne(r mtm.Record) {
 	case mtm.RecPrepare:
 		if t := n.replayPrepared(r.GID); t != nil {
 			t.age, t.deps, t.lsn, t.payload = r.Age, r.Deps, r.LSN, r.Payload
-			t.payload.Data = nil
 			t.journaled, t.recovered = true, r.Recovered
+			if t.open = r.GID.Origin == n.cfg.ID && r.Payload.Has(mtm.PayloadStreamed) && !r.Recovered; !t.open {
+				t.payload.Data = nil
+			}
 			t.acceptedBy(r.Acceptors)
 			n.learnDeps(r.GID.Origin, r.Deps)
 		}
@@ -96,7 +98,8 @@ func (n *Node) replayTxn(gid mtm.GID) *txn {
 // Nothing of an earlier life of this node may still be about to apply or to finish when the list is made: a
 // transaction that is committed here behind our back could be seen by one whose Deps leave it out. A client's PREPARE
 // may land later: the slot delivers it, and it is rolled back.
-func (n *Node) Start(prepared []mtm.GID) {
+// committed lists what PostgreSQL has committed of Open.
+func (n *Node) Start(prepared []mtm.GID, committed ...mtm.GID) {
 	n.shadow = nil
 	n.started = true
 	n.endReplay()
@@ -114,6 +117,7 @@ func (n *Node) Start(prepared []mtm.GID) {
 			n.rollBackStray(gid)
 		}
 	}
+	n.startOpen(held, committed)
 	for _, t := range sorted(n.txns) {
 		if t.local == localNone {
 			n.startTxn(t, held[t.gid])
@@ -190,9 +194,13 @@ func (n *Node) startTxn(t *txn, held bool) {
 	case t.outcome != undecided:
 		n.settled(t)
 	case t.coord != nil && t.accepted.IsZero():
+		t.open = false
 		n.decide(t, false)
 	default:
 		n.makeOrphan(t)
+		if t.open {
+			n.prepareAgain(t)
+		}
 		if t.coord == nil {
 			t.retryAt += 4 * n.cfg.ResolveAfter // its origin may well be there: the vote asks it first
 		}
@@ -243,7 +251,9 @@ func (t *txn) records() []mtm.Record {
 	var recs []mtm.Record
 	if t.journaled {
 		p := t.payload
-		p.Data = nil
+		if !t.open {
+			p.Data = nil
+		}
 		recs = append(recs, mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: p, LSN: t.lsn, Recovered: t.recovered, Acceptors: t.acceptors})
 	}
 	if !t.accepted.IsZero() {

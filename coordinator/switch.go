@@ -113,6 +113,9 @@ func (n *Node) idle() bool {
 		return false
 	}
 	for _, t := range n.txns {
+		if t.returns() {
+			return false // whether it may be committed is not known yet, and nobody would hear of it at the mark
+		}
 		if t.coord == nil && (t.local == localApplying || t.local == localRetrying || t.local == localWaiting) {
 			return false
 		}
@@ -167,7 +170,7 @@ func (n *Node) becomeOnline() {
 func (n *Node) mark() {
 	m := mtm.RecMark{Gen: n.gen, Forgotten: n.forgottenVector()}
 	for _, t := range sorted(n.txns) {
-		if t.outcome == undecided && t.local == localPrepared && t.journaled {
+		if t.outcome == undecided && t.journaled && (t.local == localPrepared || t.open && t.local == localFinishing) {
 			m.Prepared = append(m.Prepared, t.gid)
 		}
 	}

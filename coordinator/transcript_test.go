@@ -17,15 +17,16 @@ import (
 //
 //	cluster nodes=3               new nodes, started, with all links up; what that needs is not shown
 //	permit node=1 gid= age=       the gate gave a number
-//	prepared node=1 gid= [err= | unknown]
-//	captured node=1 gid= [empty] [waitlocal] [spill=]
+//	prepared node=1 gid= [err= | unknown | open]
+//	captured node=1 gid= [empty] [waitlocal] [spill=] [open]
+//	confirmed node= gid=          lost node= gid=    of one that a session holds open
 //	applied node=2 gid= [err=]    blocked node= waiter= holder=     finished node= gid=
 //	cancel node= gid=             tick node= now=                   closed node= next=
 //	up node= peer= [incarnation=] down node= peer=
 //	deliver [from=] [to=] [type=] [all]    messages that wait in the network, oldest first; all: until none is left
 //	drop [from=] [to=] [type=]    they are lost
 //	say from= to= type= gid= [ballot=n,node] [commit] [for=] [upto=]    a message that nobody sent
-//	restart node= [prepared=gid,…] [lose=n]    with the journal less its last n records; no link is up
+//	restart node= [prepared=gid,…] [committed=gid,…] [lose=n]    with the journal less its last n records; no link is up
 //	checkpoint node=              the journal is replaced by a checkpoint
 //	status node= | outcome node= gid=
 //
@@ -89,7 +90,9 @@ func newStage(t *testing.T, nodes int, cfg Config) *stage {
 	return s
 }
 
-func (s *stage) start(id mtm.NodeID, prepared ...mtm.GID) {
+func (s *stage) start(id mtm.NodeID, prepared ...mtm.GID) { s.startWith(id, prepared, nil) }
+
+func (s *stage) startWith(id mtm.NodeID, prepared, committed []mtm.GID) {
 	cfg := s.cfg
 	cfg.ID = id
 	cfg.Incarnation = s.lives[id] + 1
@@ -99,7 +102,7 @@ func (s *stage) start(id mtm.NodeID, prepared ...mtm.GID) {
 	}
 	s.lives[id]++
 	s.nodes[id] = n
-	n.Start(prepared)
+	n.Start(prepared, committed...)
 	s.drain(id)
 }
 
@@ -191,9 +194,13 @@ func (s *stage) settle() {
 }
 
 func (s *stage) restart(id mtm.NodeID, lose int, prepared ...mtm.GID) {
+	s.restartWith(id, lose, prepared, nil)
+}
+
+func (s *stage) restartWith(id mtm.NodeID, lose int, prepared, committed []mtm.GID) {
 	s.journals[id] = s.journals[id][:len(s.journals[id])-lose]
 	s.network = nil
-	s.start(id, prepared...)
+	s.startWith(id, prepared, committed)
 }
 
 func (s *stage) command(d *datadriven.TestData) {
@@ -207,7 +214,11 @@ func (s *stage) command(d *datadriven.TestData) {
 	case "permit":
 		s.step(id, Permitted{GID: gid, Age: uint64(argInt(d, "age", 0))})
 	case "prepared":
-		s.step(id, Prepared{GID: gid, Err: failure, Unknown: d.HasArg("unknown")})
+		s.step(id, Prepared{GID: gid, Err: failure, Unknown: d.HasArg("unknown"), Open: d.HasArg("open")})
+	case "confirmed":
+		s.step(id, Confirmed{GID: gid})
+	case "lost":
+		s.step(id, Lost{GID: gid})
 	case "captured":
 		s.step(id, Captured{GID: gid, LSN: mtm.LSN(gid.Seq), Payload: argPayload(d, gid)})
 	case "applied":
@@ -246,13 +257,7 @@ func (s *stage) command(d *datadriven.TestData) {
 		from, to := mtm.NodeID(argInt(d, "from", 0)), mtm.NodeID(argInt(d, "to", 0))
 		s.step(to, Received{Message: mtm.Message{From: from, To: to, Body: argBody(s.t, d)}})
 	case "restart":
-		var held []mtm.GID
-		for _, text := range strings.Split(argString(d, "prepared"), ",") {
-			if g, ok := mtm.ParseGID(text); ok {
-				held = append(held, g)
-			}
-		}
-		s.restart(id, argInt(d, "lose", 0), held...)
+		s.restartWith(id, argInt(d, "lose", 0), argGIDs(d, "prepared"), argGIDs(d, "committed"))
 	case "checkpoint":
 		s.journals[id] = s.nodes[id].Checkpoint()
 		for _, r := range s.journals[id] {
@@ -313,6 +318,15 @@ func argGID(t *testing.T, d *datadriven.TestData, key string) mtm.GID {
 	return gid
 }
 
+func argGIDs(d *datadriven.TestData, key string) (gids []mtm.GID) {
+	for _, text := range strings.Split(argString(d, key), ",") {
+		if g, ok := mtm.ParseGID(text); ok {
+			gids = append(gids, g)
+		}
+	}
+	return gids
+}
+
 func argAnswer(d *datadriven.TestData) mtm.RefereeAnswer {
 	kinds := map[string]mtm.RefereeKind{"probe": mtm.RefereeProbe, "grant": mtm.RefereeGrant, "clear": mtm.RefereeClear}
 	return mtm.RefereeAnswer{
@@ -328,6 +342,9 @@ func argPayload(d *datadriven.TestData, gid mtm.GID) mtm.Payload {
 	}
 	if d.HasArg("empty") {
 		p.Flags |= mtm.PayloadEmpty
+	}
+	if d.HasArg("open") {
+		p.Flags |= mtm.PayloadStreamed
 	}
 	if d.HasArg("waitlocal") {
 		p.Flags |= mtm.PayloadWaitLocal
@@ -416,6 +433,9 @@ func describe(v any) string {
 	case mtm.RecoverAck:
 		return fmt.Sprintf("RecoverAck up to %d", v.Seq)
 	case mtm.RecPrepare:
+		if v.Recovered {
+			return fmt.Sprintf("prepare %s, again", v.GID)
+		}
 		return fmt.Sprintf("prepare %s", v.GID)
 	case mtm.RecPromise:
 		return fmt.Sprintf("promise %s %v", v.GID, v.Ballot)
@@ -458,7 +478,12 @@ func describe(v any) string {
 		return fmt.Sprintf("Apply %s", v.GID)
 	case CancelApply:
 		return fmt.Sprintf("CancelApply %s", v.GID)
+	case Confirm:
+		return fmt.Sprintf("Confirm %s", v.GID)
 	case Finish:
+		if v.Open {
+			return fmt.Sprintf("Finish %s %s in its session", v.GID, word(v.Commit))
+		}
 		return fmt.Sprintf("Finish %s %s", v.GID, word(v.Commit))
 	case AckCapture:
 		return fmt.Sprintf("AckCapture %v", v.LSN)

@@ -58,6 +58,9 @@ type txn struct {
 	recovered bool             // it came from a donor
 	learned   bool             // the cluster has committed it, and it is not prepared here yet
 	veils     bool             // this node came back with it undecided, and reads wait for it
+	open      bool             // own: a session holds it open, or held it, instead of a PREPARE (open.go)
+	chosen    bool             // open, and a majority accepted commit
+	told      bool             // streamed, of another node: somebody says that it is committed
 	coord     *coord           // on the origin
 	attempt   *attempt         // while this node resolves it
 	orphan    bool             // its origin is lost, or forgot it: the resolver may decide
@@ -76,6 +79,8 @@ type coord struct {
 	done      mtm.NodeSet // have finished it
 	prepared  bool        // PREPARE TRANSACTION was answered
 	replied   bool
+	asked     bool // of one that a session holds open: Confirm was asked for
+	confirmed bool // … and answered
 	permitted bool // by the gate of this life, which counts it
 }
 

@@ -19,6 +19,7 @@ type client struct {
 	waits bool // for a Reply
 	empty bool // wrote only what is not replicated
 	local bool // mtm.wait_peer_commits = off
+	open  bool // PostgreSQL cannot prepare it
 	age   uint64
 	serial
 }
@@ -49,6 +50,7 @@ func (c *client) begin() {
 	c.turn++
 	c.n, c.life, c.gid, c.waits = n, n.life, mtm.GID{}, false
 	c.empty, c.local = w.chance(w.plan.empty), w.chance(w.waitLoc)
+	c.open = !c.empty && w.chance(w.plan.streamed)
 	c.age = w.now + w.between(0, 20*ms)
 	n.sessions = append(n.sessions, c)
 	c.x = n.pg.begin(true)
@@ -111,6 +113,10 @@ func (c *client) permitted(gid mtm.GID) {
 	if w.chance(0.02) {
 		fails = &mtm.Error{Code: "23503", Msg: "deferred constraint"}
 	}
+	if c.open {
+		c.n.pg.holdOpen(c, fails)
+		return
+	}
 	if !w.calm && w.chance(0.02) {
 		w.after(w.between(0, 3*ms), func() { c.disconnect(gid) })
 	}
@@ -140,7 +146,7 @@ func (c *client) ended(e end) {
 		if !n.alive || n.life != c.life || c.gid != gid {
 			return
 		}
-		n.push(coordinator.Prepared{GID: gid, Err: e.err, Unknown: e.unknown})
+		n.push(coordinator.Prepared{GID: gid, Err: e.err, Unknown: e.unknown, Open: c.open})
 		n.gate.prepared()
 		if e.err == nil {
 			return

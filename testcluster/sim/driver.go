@@ -17,6 +17,8 @@ func (n *node) act(a coordinator.Action) {
 		n.cancelApply(a.GID)
 	case coordinator.Finish:
 		n.finish(a, n.life)
+	case coordinator.Confirm:
+		n.confirmOpen(a.GID)
 	case coordinator.AckCapture:
 		n.pg.slot.ack(a.LSN)
 	case coordinator.OpenGate:
@@ -83,6 +85,12 @@ func (n *node) cancelApply(gid mtm.GID) {
 // until the next mtmd starts.
 func (n *node) finish(f coordinator.Finish, life uint64) {
 	w := n.w
+	if f.Open {
+		if x := n.pg.open[f.GID]; x != nil && x.life == life {
+			n.pg.finishOpen(x, f.Commit)
+		}
+		return
+	}
 	w.after(w.between(50, 3*ms), func() {
 		gone := !n.alive || n.life != life
 		switch {
@@ -97,11 +105,14 @@ func (n *node) finish(f coordinator.Finish, life uint64) {
 }
 
 // payload makes what capture hands over.
-func (n *node) payload(images []image, waitLocal bool) mtm.Payload {
+func (n *node) payload(images []image, waitLocal bool, flags ...mtm.PayloadFlags) mtm.Payload {
 	w := n.w
 	w.payloads = append(w.payloads, images)
 	id := len(w.payloads) - 1
 	p := mtm.Payload{Size: int64(id)}
+	for _, f := range flags {
+		p.Flags |= f
+	}
 	if waitLocal {
 		p.Flags |= mtm.PayloadWaitLocal
 	}

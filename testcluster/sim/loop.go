@@ -67,10 +67,10 @@ func (n *node) start() {
 	for _, r := range n.disk.records[n.disk.base:] {
 		n.brain.Replay(r)
 	}
-	held := n.pg.preparedGIDs()
+	held, committed := n.pg.preparedGIDs(), n.pg.fateOf(n.brain.Open())
 	w.tracef("n%d START life %d, journal of %d records, prepared %v", n.id, n.life, len(n.disk.records), held)
 	n.cleanSpills()
-	n.brain.Start(held)
+	n.brain.Start(held, committed...)
 	w.net.restarted(n.id)
 	n.pg.slot.reconnect()
 	n.tick(n.life)

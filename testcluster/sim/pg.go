@@ -53,12 +53,15 @@ type postgres struct {
 	rows      []row
 	live      []*xact // sessions' and applies' transactions, not prepared
 	prepared  map[mtm.GID]*xact
+	open      map[mtm.GID]*xact // held by sessions; kept when they are gone until the process knows
+	done      map[mtm.GID]bool  // those of open that were committed: what the transaction id tells
 	slot      slot
 	recovered uint64 // ApplyRecovered.At, kept with the data
 }
 
 func newPostgres(w *world, n *node) *postgres {
-	pg := &postgres{w: w, n: n, up: true, rows: make([]row, w.keys), prepared: map[mtm.GID]*xact{}}
+	pg := &postgres{w: w, n: n, up: true, rows: make([]row, w.keys), prepared: map[mtm.GID]*xact{},
+		open: map[mtm.GID]*xact{}, done: map[mtm.GID]bool{}}
 	for k := range pg.rows {
 		pg.rows[k].exists, pg.rows[k].val = k%2 == 0, 100
 	}

@@ -18,6 +18,10 @@ func (pg *postgres) crash() {
 	pg.w.tracef("n%d CRASH of postgres", pg.n.id)
 	pg.up = false
 	for _, x := range slices.Clone(pg.live) {
+		if x.state == xactOpen || x.state == xactCommitting {
+			pg.breakOpen(x)
+			continue
+		}
 		asked := x.state == xactPreparing
 		if asked && pg.w.chance(0.5) {
 			pg.land(x)
@@ -46,6 +50,10 @@ func (pg *postgres) start() {
 func (pg *postgres) clientsGone() {
 	for _, x := range slices.Clone(pg.live) {
 		x.ended, x.finished = func(end) {}, func() {}
+		if x.state == xactOpen || x.state == xactCommitting {
+			pg.w.after(pg.w.between(0, 20*ms), func() { pg.breakOpen(x) })
+			continue
+		}
 		pg.w.after(pg.w.between(0, 20*ms), func() {
 			if x.state == xactActive {
 				pg.drop(x)
@@ -58,6 +66,10 @@ func (pg *postgres) clientsGone() {
 // and a PREPARE of theirs land after it.
 func (pg *postgres) endAll() {
 	for _, x := range slices.Clone(pg.live) {
+		if x.state == xactOpen || x.state == xactCommitting {
+			pg.breakOpen(x) // Open asks for their fate, so they are waited for
+			continue
+		}
 		if x.session && pg.w.chance(0.5) {
 			continue
 		}

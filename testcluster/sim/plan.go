@@ -23,6 +23,10 @@ const (
 	plantSkipMark = "mark-skipped"          // what was prepared at the mark is left out
 	plantLowDonor = "low-donor"             // recovery from a donor of a lower generation
 	plantDisorder = "recovery-out-of-order" // the donor sends the second of two first
+	// Of what a session holds open:
+	plantNoConfirm = "open-not-confirmed" // accepted without a sign of life of the session
+	plantEarly     = "open-decided-early" // committed elsewhere before its origin has it
+	plantFateless  = "open-fate-unknown"  // a restart takes what was committed for lost
 )
 
 // Those that need a referee.
@@ -35,7 +39,7 @@ const (
 
 var refereePlants = []string{plantTwoGrants, plantGrantLost, plantEarlyClear, plantNoWait}
 
-var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder}
+var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder, plantNoConfirm, plantEarly, plantFateless}
 
 var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
 
@@ -82,6 +86,7 @@ type plan struct {
 
 	elections   bool
 	freezeEvery uint64  // mean time between freezes of a process; 0: none
+	streamed    float64 // chance that PostgreSQL cannot prepare a transaction
 	longAway    float64 // chance that a crashed node stays away long enough to be excluded
 	drift       float64 // clocks run faster or slower by up to this
 
@@ -156,6 +161,8 @@ func (p plan) config() coordinator.Config {
 			AcceptorsNow:    p.plant == plantAcceptors,
 			AnyBase:         p.plant == plantAnyBase,
 			CopyDonor:       p.plant == plantCopy,
+			NoConfirm:       p.plant == plantNoConfirm,
+			EarlyDecide:     p.plant == plantEarly,
 		},
 	}
 }
@@ -168,6 +175,7 @@ func (p *plan) setElections(r *rand.Rand) {
 	p.txns += 6 + r.IntN(12)
 	p.freezeEvery = pick[uint64](r, 0, 400*ms, 1*second)
 	p.longAway = pick(r, 0, 0.5, 0.9)
+	p.streamed = pick(r, 0, 0.2, 0.6)
 	p.drift = pick(r, 0, 0.04)
 	if p.mode == "calm" {
 		p.freezeEvery = 0

@@ -11,6 +11,8 @@ const (
 	xactActive xactState = iota
 	xactPreparing
 	xactPrepared
+	xactOpen       // its session holds it instead of a PREPARE
+	xactCommitting // … and was told to commit
 	xactDead
 )
 
@@ -34,6 +36,8 @@ type xact struct {
 	finished func() // after the last statement
 	ended    func(end)
 	atMark   bool          // prepared by recovery, without a vote
+	life     uint64        // of the mtmd whose session holds it open
+	commit   bool          // … and what it was told to do
 	items    []recoverItem // recovered transactions, committed together
 }
 
