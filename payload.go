@@ -21,6 +21,14 @@ const (
 	PayloadStreamed                           // PostgreSQL cannot prepare it: an open session of its origin holds it
 )
 
+// OpenPrefix is the prefix of the logical message with which a session says that it has done all that a transaction does
+// and holds it open: its gid and its transaction id follow, in decimal, then blanks up to OpenPad bytes. So much makes
+// PostgreSQL decode a transaction that is in progress.
+const (
+	OpenPrefix = "mtm.open"
+	OpenPad    = 256 << 10
+)
+
 // Has reports whether all of f is set.
 func (p Payload) Has(f PayloadFlags) bool { return p.Flags&f == f }
 

@@ -83,7 +83,7 @@ type Node struct {
 	forgetRepeat int              // rounds until Forget is repeated
 	shadow       *Node            // while a checkpoint is replayed
 	waiting      map[mtm.GID]*txn // those that are localWaiting
-	committing   int              // own transactions whose session is committing
+	committing   map[mtm.GID]bool // own ones that are accepted, and whose session commits, or that are prepared again
 
 	// With elections.
 	m           *generations.Machine
@@ -123,6 +123,7 @@ func (n *Node) reset() {
 	n.strays = map[mtm.GID]bool{}
 	n.empties = map[mtm.GID]bool{}
 	n.served = map[mtm.NodeID]uint64{}
+	n.committing = map[mtm.GID]bool{}
 }
 
 // Ready returns what is to be done since the last call, and clears it.

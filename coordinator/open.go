@@ -13,7 +13,7 @@ import "mtm"
 //     nobody has seen it. That stands in for its locks at home, should the session be lost.
 //   - If the session is lost, or the node was restarted, after it was accepted here, it may be committed: it is prepared
 //     again, from the journal, under its own name, and is an ordinary transaction from then on. What took its rows here
-//     meanwhile gives way: it waits on the other members, for it, so it was not accepted.
+//     meanwhile gives way: nothing is accepted here before that is done.
 //
 // PostgreSQL knows by the transaction id whether its COMMIT ran, so a restart finds out.
 
@@ -88,7 +88,7 @@ func (n *Node) commitOpen(t *txn) bool {
 	t.chosen = true
 	if t.local == localPrepared {
 		t.local = localFinishing
-		n.committing++
+		n.committing[t.gid] = true
 		n.seenOf(t.gid.Origin).decided(t.gid.Seq) // from now on it may be seen
 		n.do(Finish{GID: t.gid, Commit: true, Open: true})
 	}
@@ -101,15 +101,15 @@ func (n *Node) committedOpen(t *txn) {
 	t.local = localFinished
 	n.decide(t, true)
 	n.settled(t)
-	n.endCommitting()
+	n.endCommitting(t)
 }
 
 // endCommitting lets those go on that may have seen what has just been committed.
-func (n *Node) endCommitting() {
-	if n.committing == 0 {
+func (n *Node) endCommitting(t *txn) {
+	if !n.committing[t.gid] {
 		return
 	}
-	if n.committing--; n.committing > 0 {
+	if delete(n.committing, t.gid); len(n.committing) > 0 {
 		return
 	}
 	for _, t := range sorted(n.txns) {
@@ -125,7 +125,6 @@ func (n *Node) lost(gid mtm.GID) {
 	if t == nil || !t.open || t.local != localPrepared && t.local != localFinishing {
 		return
 	}
-	asked := t.local == localFinishing
 	switch {
 	case t.outcome != undecided:
 		t.open, t.failure = false, errSessionLost // what a member found wrong may be due to the loss of its locks here
@@ -137,14 +136,12 @@ func (n *Node) lost(gid mtm.GID) {
 		return
 	}
 	n.prepareAgain(t)
-	if asked {
-		n.endCommitting()
-	}
 }
 
 // prepareAgain brings a transaction back that was accepted, and that its session has lost.
 func (n *Node) prepareAgain(t *txn) {
 	t.local = localApplying
+	n.committing[t.gid] = true
 	n.ready.Start = append(n.ready.Start, Apply{GID: t.gid, Age: t.age, Payload: t.payload})
 }
 
@@ -166,9 +163,11 @@ func (n *Node) preparedAgain(t *txn, err *mtm.Error) {
 		} else if t.chosen {
 			n.decide(t, true)
 		}
+		n.endCommitting(t)
 	case t.outcome != undecided:
 		t.open, t.local = false, localFailed
 		n.finish(t)
+		n.endCommitting(t)
 	default:
 		t.local = localLost
 		t.retryAt = min(t.retryAt, n.now+n.cfg.ResolveAfter)

@@ -196,8 +196,8 @@ func (n *Node) tryPrecommit(t *txn) {
 		n.decide(t, true) // nothing of it concerns anybody else
 		return
 	}
-	if !t.journaled || !n.allVoted(c) || n.committing > 0 {
-		return // what commits here now may have been seen, and is to be decided first
+	if !t.journaled || !n.allVoted(c) || len(n.committing) > 0 {
+		return // what commits here now may have been seen, and what is lost here comes first
 	}
 	if t.open && !n.confirm(t) {
 		return

@@ -19,6 +19,7 @@ type Capture struct {
 	cfg  Config
 	sink CaptureSink
 	kick chan struct{} // a status update is wanted now
+	push chan struct{} // WAL is to be flushed now
 
 	mu        sync.Mutex
 	acked     mtm.LSN                  // what Ack said
@@ -50,7 +51,7 @@ const (
 // NewCapture makes a Capture; nothing happens before Run.
 func NewCapture(cfg Config, sink CaptureSink) *Capture {
 	return &Capture{
-		cfg: cfg.withDefaults(), sink: sink, kick: make(chan struct{}, 1),
+		cfg: cfg.withDefaults(), sink: sink, kick: make(chan struct{}, 1), push: make(chan struct{}, 1),
 		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{},
 	}
 }
@@ -97,6 +98,7 @@ func (c *Capture) session(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.read(ctx) })
 	g.Go(func() error { return c.status(ctx, conn) })
+	g.Go(func() error { return c.flush(ctx) })
 	return g.Wait()
 }
 

@@ -140,11 +140,16 @@ func (s *captureStream) boundary(ctx context.Context, m pgoutput.Message) error 
 		}
 		s.chunk = s.streams[m.XID]
 	case pgoutput.StreamStop:
+		t := s.chunk
 		s.chunk = nil
+		return s.heldOpen(t)
 	case pgoutput.StreamAbort:
 		return s.streamAbort(m)
 	case pgoutput.StreamCommit:
 		t := s.takeStream(m.XID)
+		if t != nil && t.out == nil {
+			return s.committed(ctx, t, "committed")
+		}
 		return errors.Join(t.abort(), s.committed(ctx, t, "committed"))
 	case pgoutput.StreamPrepare:
 		return s.prepared(s.takeStream(m.XID), pgoutput.Prepare(m))
@@ -238,12 +243,34 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 	return nil
 }
 
+// heldOpen delivers a transaction that a session of ours holds open, when all of it is here.
+func (s *captureStream) heldOpen(t *capturedTxn) error {
+	if t == nil || t.told || t.out == nil || t.open.Origin != s.cfg.Node {
+		return nil
+	}
+	t.told = true
+	t.flags |= mtm.PayloadStreamed
+	p, err := t.finish()
+	t.out = nil
+	if err != nil {
+		return err
+	}
+	s.decoded(t.open)
+	if p.Has(mtm.PayloadDDL) {
+		s.cfg.Catalog.prepared(t.open)
+	}
+	s.sink.Captured(t.open, mtm.LSN(t.xid), p)
+	return nil
+}
+
 // committed ends a transaction that committed plainly: without us, unless it came by replication.
 func (s *captureStream) committed(ctx context.Context, t *capturedTxn, how string) error {
 	if t == nil {
 		return nil
 	}
-	if t.replicated() && !t.origin {
+	if t.late {
+		s.incident(fmt.Sprintf("transaction %v changed %s at its COMMIT: that is on this node only", t.open, t.table))
+	} else if t.replicated() && !t.origin && t.open.IsZero() {
 		s.incident(fmt.Sprintf("a transaction %s directly in PostgreSQL changed %s: it is on this node only", how, t.table))
 	}
 	s.local = localChanged(s.local, t)

@@ -1,6 +1,8 @@
 package logrep
 
 import (
+	"slices"
+	"strconv"
 	"strings"
 
 	"mtm"
@@ -23,9 +25,15 @@ type capturedTxn struct {
 	changes map[uint32]int       // what is replicated in it, by sub-transaction (0 if it is not streamed)
 	aborted []uint32
 	flags   mtm.PayloadFlags
-	origin  bool   // it came here by replication
-	table   string // the first replicated table it changed
-	local   bool   // it changes mtm.local_tables
+	origin  bool    // it came here by replication
+	table   string  // the first replicated table it changed
+	local   bool    // it changes mtm.local_tables
+	ddl     []byte  // a DDL statement whose end has not come yet
+	ddlXID  uint32  // … and its sub-transaction
+	open    mtm.GID // a session says that it holds it open, and that this is all
+	xid     uint64  // … and its transaction id
+	told    bool    // … and it was delivered
+	late    bool    // … and it changed something all the same
 }
 
 func newCapturedTxn(out *payloadWriter) *capturedTxn {
@@ -47,11 +55,15 @@ func (t *capturedTxn) replicated() bool {
 // change adds a row change or truncate of rels, writing their relation messages first where the payload lacks them.
 func (t *capturedTxn) change(subxid uint32, kind byte, body []byte, rels ...*relation) error {
 	t.changes[subxid]++
+	t.late = t.late || t.told
 	if t.table == "" {
 		t.table = rels[0].name
 	}
 	if t.out == nil {
 		return nil
+	}
+	if err := t.sendDDL(); err != nil {
+		return err
 	}
 	for _, rel := range rels {
 		id, _ := pgoutput.RelationID(rel.body)
@@ -70,16 +82,26 @@ func (t *capturedTxn) change(subxid uint32, kind byte, body []byte, rels ...*rel
 func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) error {
 	switch m.Prefix {
 	case prefixDDL:
-		t.flags |= mtm.PayloadDDL
-		t.changes[subxid]++
-		if t.table == "" {
-			t.table = "DDL"
+		if err := t.sendDDL(); err != nil {
+			return err
 		}
+		t.ddl, t.ddlXID = slices.Clone(body), subxid
+		return nil
 	case prefixDDLEnd:
+		if t.ddl != nil && string(m.Content) == scopeTemporary {
+			t.ddl = nil // it is about this session's own objects
+			return nil
+		}
+		if err := t.sendDDL(); err != nil {
+			return err
+		}
 	case prefixNote:
 		if waitsLocally(string(m.Content)) {
 			t.flags |= mtm.PayloadWaitLocal
 		}
+		return nil
+	case mtm.OpenPrefix:
+		t.sayOpen(string(m.Content))
 		return nil
 	case prefixRecovered:
 		t.origin = true
@@ -93,11 +115,44 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 	return t.out.frame(subxid, 'M', body)
 }
 
+// sayOpen reads a message with prefix mtm.OpenPrefix.
+func (t *capturedTxn) sayOpen(text string) {
+	words := strings.Fields(text[:min(len(text), 128)])
+	if len(words) != 2 {
+		return
+	}
+	gid, ours := mtm.ParseGID(words[0])
+	xid, err := strconv.ParseUint(words[1], 10, 64)
+	if ours && err == nil {
+		t.open, t.xid = gid, xid
+	}
+}
+
+// sendDDL adds the DDL statement whose end has not come yet, now that it is to be sent.
+func (t *capturedTxn) sendDDL() error {
+	body := t.ddl
+	if t.ddl = nil; body == nil {
+		return nil
+	}
+	t.flags |= mtm.PayloadDDL
+	t.changes[t.ddlXID]++
+	t.late = t.late || t.told
+	if t.table == "" {
+		t.table = "DDL"
+	}
+	if t.out == nil {
+		return nil
+	}
+	return t.out.frame(t.ddlXID, 'M', body)
+}
+
 // The prefixes of logical messages that mean something here.
 const (
 	prefixNote   = "mtm"        // metadata of the transaction: words like "wait=off"
 	prefixDDL    = "mtm.ddl"    // a DDL statement, see ddlMessage; what PostgreSQL changed for it follows
-	prefixDDLEnd = "mtm.ddlend" // up to here
+	prefixDDLEnd = "mtm.ddlend" // up to here; the content is the scope of the statement
+
+	scopeTemporary = "temporary" // nothing of it concerns other nodes
 )
 
 // waitsLocally finds wait=off (or false, 0, no) among the words of a note.
@@ -121,6 +176,9 @@ func (t *capturedTxn) rollbackTo(subxid uint32) {
 }
 
 func (t *capturedTxn) finish() (mtm.Payload, error) {
+	if err := t.sendDDL(); err != nil {
+		return mtm.Payload{}, err
+	}
 	if !t.replicated() {
 		t.flags |= mtm.PayloadEmpty
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"mtm"
@@ -19,7 +20,7 @@ type Config struct {
 	Slot           string        // default "mtm"
 	Publication    string        // default "mtm"
 	InlineMax      int           // bytes; a larger payload is spilled; default 256 KiB
-	DecodingMem    string        // logical_decoding_work_mem: larger transactions are streamed; default "4MB"
+	DecodingMem    string        // logical_decoding_work_mem: larger transactions are streamed; default and maximum mtm.OpenPad
 	StatusInterval time.Duration // how often the slot is told what may be forgotten; default 1 s
 
 	HotWorkers      int           // apply workers that run though none waits; default 16
@@ -50,7 +51,8 @@ type SpillWriter interface {
 
 // CaptureSink receives what Capture found. Its methods may block: capture waits then.
 type CaptureSink interface {
-	// Captured: a transaction prepared here under a gid of this node. It may come again after a reconnect.
+	// Captured: a transaction prepared here under a gid of this node. It may come again after a reconnect. With
+	// PayloadStreamed it is one that a session holds open, and lsn is its transaction id.
 	Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload)
 	// Blocked: see ApplySink; one of the two was captured just now.
 	Blocked(waiter, holder mtm.GID)
@@ -88,7 +90,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Slot, "mtm")
 	setDefault(&c.Publication, "mtm")
 	setDefault(&c.InlineMax, 256<<10)
-	setDefault(&c.DecodingMem, "4MB")
+	setDefault(&c.DecodingMem, strconv.Itoa(mtm.OpenPad>>10)+"kB")
 	setDefault(&c.StatusInterval, time.Second)
 	setDefault(&c.HotWorkers, 16)
 	setDefault(&c.MaxWorkers, 100)

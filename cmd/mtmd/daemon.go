@@ -234,8 +234,16 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	for _, x := range held {
 		gids = append(gids, x.GID)
 	}
+	var committed []mtm.GID // of what sessions of an earlier life held open
+	for _, o := range node.Open() {
+		if done, err := logrep.Committed(ctx, lr, o.XID); err != nil {
+			return fmt.Errorf("transaction %v: %w", o.GID, err)
+		} else if done {
+			committed = append(committed, o.GID)
+		}
+	}
 	node.Step(coordinator.Tick{Now: d.gate.lease.clock.now()}) // what an earlier life promised counts from here
-	node.Start(gids)
+	node.Start(gids, committed...)
 	if err := d.journal.SweepSpills(node.Spills()); err != nil {
 		return err
 	}
@@ -261,12 +269,15 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	applier := logrep.NewApplier(lr, sink)
 	finisher := logrep.NewFinisher(lr, sink)
 	recoverer := logrep.NewRecoverer(lr, sink)
-	expect := capture.Expect
+	expect, expectOpen := capture.Expect, capture.ExpectOpen
 	d.gate.expect.Store(&expect)
 	yield := func(ctx context.Context, gid mtm.GID, quiet, limit time.Duration) bool {
 		return lr.Catalog.Yield(ctx, d.cfg.NodeID, gid, quiet, limit)
 	}
 	d.gate.yield.Store(&yield)
+	d.gate.expectOpen.Store(&expectOpen)
+	d.gate.holds.catalog.Store(lr.Catalog)
+	fates := &fates{gate: d.gate, log: d.log, ask: func(ctx context.Context, xid uint64) (bool, error) { return logrep.Committed(ctx, lr, xid) }}
 	judge, err := d.newJudge()
 	if err != nil {
 		return err
@@ -289,7 +300,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

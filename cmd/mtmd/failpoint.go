@@ -18,6 +18,7 @@ var failHits atomic.Int64
 var failPoints = []string{
 	"permit", "prepare-answered", "captured", "forward", "before-persist", "after-persist", "after-send", "after-do",
 	"before-accept-send", "accept-persisted", "vote-persisted", "decide-appended", "finish-sent", "before-reply",
+	"open-confirmed", "open-commit", "open-committed",
 }
 
 func parseFailPoint(text string) (string, int64) {

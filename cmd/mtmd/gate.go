@@ -8,6 +8,7 @@ import (
 
 	"mtm"
 	"mtm/coordinator"
+	"mtm/sql/gateway"
 )
 
 // gate stands between client sessions and the brain: it numbers transactions while the brain lets it, bounds how many
@@ -19,9 +20,11 @@ type gate struct {
 	timeout time.Duration // how long a permit is waited for
 	resolve time.Duration // how long an outcome is waited for
 
-	expect atomic.Pointer[func(mtm.GID)] // tells capture that gid is due; nil before the node serves
-	lease  *lease
-	yield  atomic.Pointer[func(context.Context, mtm.GID, time.Duration, time.Duration) bool] // nil before the node serves
+	expect     atomic.Pointer[func(mtm.GID)] // tells capture that gid is due; nil before the node serves
+	expectOpen atomic.Pointer[func(mtm.GID)] // … of one that its session holds open
+	holds      holds
+	lease      *lease
+	yield      atomic.Pointer[func(context.Context, mtm.GID, time.Duration, time.Duration) bool] // nil before the node serves
 
 	mu        sync.Mutex
 	open      bool
@@ -50,6 +53,7 @@ func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, l *lease, 
 		id: id, post: post, metrics: m, lease: l, timeout: timeout, resolve: resolve, waiting: map[mtm.GID]*commit{},
 		changed: make(chan struct{}), reason: mtm.NotOnline(mtm.StatusDisabled, "The node is starting."),
 	}
+	g.holds.obey, g.holds.more = map[mtm.GID]func(gateway.Order){}, make(chan struct{}, 1)
 	return g
 }
 
@@ -128,6 +132,16 @@ func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 
 // Prepared implements gateway.Commits.
 func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
+	expect := g.expect.Load()
+	if err != nil || unknown {
+		expect = nil
+	}
+	g.ended(coordinator.Prepared{GID: gid, Err: err, Unknown: unknown}, expect)
+}
+
+// ended tells the brain how a session has ended what it was permitted.
+func (g *gate) ended(ev coordinator.Prepared, expect *func(mtm.GID)) {
+	gid := ev.GID
 	failPoint("prepare-answered")
 	g.mu.Lock()
 	g.preparing--
@@ -136,13 +150,13 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 		c.last = c.prepared
 		g.metrics.phase("prepare", c.prepared.Sub(c.began))
 	}
-	if expect := g.expect.Load(); err == nil && !unknown && expect != nil {
+	if expect != nil {
 		(*expect)(gid)
 	}
-	if err != nil || unknown {
+	if ev.Err != nil || ev.Unknown {
 		delete(g.waiting, gid)
 	}
-	g.post(coordinator.Prepared{GID: gid, Err: err, Unknown: unknown})
+	g.post(ev)
 	g.closedIfIdle()
 	g.mu.Unlock()
 }

@@ -48,6 +48,10 @@ func (s *sink) Blocked(waiter, holder mtm.GID) {
 }
 
 func (s *sink) Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() error) bool {
+	if holder, open := s.gateway.Holds(int32(pid)); open {
+		s.Blocked(waiter, holder) // as good as prepared
+		return true
+	}
 	why := mtm.Conflict("Transaction " + waiter.String() + " of another node changes the same rows.")
 	return s.gateway.Doom(int32(pid), gateway.Rival{GID: waiter, Cause: why, Age: age, Cancel: cancel}) || s.gateway.Owns(int32(pid))
 }
@@ -93,7 +97,13 @@ func (a *actor) act(action coordinator.Action) {
 	case coordinator.CancelApply:
 		a.applier.Cancel(x.GID)
 	case coordinator.Finish:
+		if x.Open {
+			a.gate.order(x.GID, endOrder(x.Commit))
+			return
+		}
 		a.finishes.finish(x)
+	case coordinator.Confirm:
+		a.gate.order(x.GID, gateway.OrderConfirm)
 	case coordinator.AckCapture:
 		a.capture.Ack(x.LSN)
 	case coordinator.OpenGate:

@@ -229,10 +229,12 @@ func (s *session) completed(e expect, tag string) {
 		s.noteTag(e, tag)
 	case rolePrepare:
 		s.step.prepare = tag == "PREPARE TRANSACTION"
+	case roleTag:
+		s.step.value = tag
 	case roleDDLEnd:
 		switch s.step.value {
 		case "temporary":
-			s.temporary = true
+			s.temporary, s.block.temporary = true, true
 		case "nothing":
 		default:
 			s.block.ddl = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -120,6 +121,9 @@ func (s *session) reportPrepared(st step) {
 	}
 	if e.Code == mtm.CodeNotSupported {
 		s.noteTemporary(&statement.Statement{Flags: statement.Temporary})
+		if strings.Contains(e.Msg, "NOTIFY") {
+			s.srv.notifies.Store(true)
+		}
 	}
 	s.mu.Lock()
 	s.gid = mtm.GID{}
@@ -164,6 +168,7 @@ func (s *session) outcome(ctx context.Context, gid mtm.GID) *mtm.Error {
 	}
 	began := time.Now()
 	stop := s.watchClient(gid)
+	s.obey(ctx)
 	e := s.srv.conf.Commits.Wait(ctx, gid)
 	stop()
 	s.leased.Store(false)
@@ -238,6 +243,12 @@ func (s *session) finish(ctx context.Context, age uint64) (failure *mtm.Error, e
 
 // prepareBlock prepares the open block and waits for its fate.
 func (s *session) prepareBlock(ctx context.Context, age uint64) (failure *mtm.Error, err error) {
+	if open, err := s.staysOpen(); err != nil || open {
+		if err != nil {
+			return nil, err
+		}
+		return s.commitOpen(ctx, age)
+	}
 	if e := s.permit(ctx, age); e != nil {
 		return e, s.rollback()
 	}

@@ -49,6 +49,13 @@ type Commits interface {
 	// Prepared tells how PREPARE TRANSACTION was answered, once for each Permit. err nil: prepared. unknown: the
 	// connection broke before an answer came.
 	Prepared(gid mtm.GID, err *mtm.Error, unknown bool)
+	// Held is Prepared for a transaction that PostgreSQL cannot prepare, and that the session holds open instead; xid is its
+	// transaction id. obey takes orders, at any time and from any goroutine, until Gone, or Obeyed of one that ends it.
+	Held(gid mtm.GID, xid uint64, obey func(Order))
+	// Obeyed: PostgreSQL has done what was ordered.
+	Obeyed(gid mtm.GID, done Order)
+	// Gone: the session holds it no more. rolledBack: PostgreSQL said so; else nobody knows whether it was committed.
+	Gone(gid mtm.GID, xid uint64, rolledBack bool)
 	// Wait blocks until the fate of gid is known; nil: committed where it must be. The end of ctx only ends the
 	// waiting. It is called after Prepared(gid, nil, false).
 	Wait(ctx context.Context, gid mtm.GID) *mtm.Error

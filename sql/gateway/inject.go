@@ -1,6 +1,11 @@
 package gateway
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+
+	"mtm"
+)
 
 // injected names the statements that the gateway runs of its own accord. Each is prepared once per session, under a
 // name that clients have no business with, so that it costs a Bind and an Execute, and disturbs neither the client's
@@ -23,6 +28,11 @@ const (
 	injNoBodies
 	injCharacteristics
 	injAdmin
+	injOpen
+	injImmediate
+	injPatient
+	injHold
+	injPing
 	injCount
 )
 
@@ -71,12 +81,23 @@ var injectedText = [injCount]string{
 		"pg_catalog.array_to_string(parameter_types, ',')) END, statement) END "+
 		"FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.=) $2),", 1),
 	// The event triggers of schema mtm say what the statement was about.
-	injDDLEnd:   "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', '')",
+	injDDLEnd: "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', " +
+		"COALESCE(pg_catalog.current_setting('mtm.ddl_scope', true), ''))",
 	injGuardOn:  "SET default_transaction_read_only = on",
 	injGuardOff: "SET default_transaction_read_only = off",
 	injShowOff:  "SET LOCAL default_transaction_read_only = off",
 	injAdmin: "SELECT pg_catalog.pg_has_role(session_user, oid, 'MEMBER') FROM pg_catalog.pg_roles " +
 		"WHERE rolname OPERATOR(pg_catalog.=) '" + adminName + "'",
+	injOpen:      openProbe,
+	injImmediate: "SET CONSTRAINTS ALL IMMEDIATE",
+	injPatient: "SELECT pg_catalog.count(pg_catalog.set_config(name, CASE name WHEN 'synchronous_commit' THEN 'local' ELSE '0' END, true)) " +
+		"FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY ('{statement_timeout,lock_timeout," +
+		"idle_in_transaction_session_timeout,transaction_timeout}'::pg_catalog.text[]) AND setting OPERATOR(pg_catalog.<>) '0' " +
+		"OR name OPERATOR(pg_catalog.=) 'synchronous_commit' AND setting OPERATOR(pg_catalog.=) 'off'",
+	// Its first column is the transaction id.
+	injHold: "SELECT pg_catalog.pg_current_xact_id(), pg_catalog.pg_logical_emit_message(true, '" + mtm.OpenPrefix + "', pg_catalog.rpad($1::pg_catalog.text " +
+		"OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) pg_catalog.pg_current_xact_id()::pg_catalog.text, " + strconv.Itoa(mtm.OpenPad) + "))",
+	injPing:     "SELECT 'here'",
 	injNoBodies: "SET LOCAL check_function_bodies = off",
 	injCharacteristics: "SELECT ' ISOLATION LEVEL ' OPERATOR(pg_catalog.||) pg_catalog.current_setting('transaction_isolation') " +
 		"OPERATOR(pg_catalog.||) CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END",
@@ -85,6 +106,7 @@ var injectedText = [injCount]string{
 var injectedName = [injCount]string{
 	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_execute",
 	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
+	"_mtm_open", "_mtm_immediate", "_mtm_patient", "_mtm_hold", "_mtm_ping",
 }
 
 // ownPortal is for what is injected into the middle of a client's transaction, where his unnamed portal may be alive.
@@ -98,7 +120,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit:
+	case injDDL, injDDLUnlessTemp, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing:
 		portal = ownPortal
 	}
 	name := injectedName[which]

@@ -177,6 +177,7 @@ type fakeCommits struct {
 	waits    chan mtm.GID  // if not nil, told when Wait begins
 	failed   []*mtm.Error  // of Prepared
 	unknown  int           // of Prepared
+	held     sync.Map      // gids of Held
 	waited   []string
 	canceled map[mtm.GID]chan struct{}   // of Cancel
 	ages     []uint64                    // of Permit
@@ -230,6 +231,18 @@ func (f *fakeCommits) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	}
 }
 
+// Held has the session commit at once.
+func (f *fakeCommits) Held(gid mtm.GID, _ uint64, obey func(Order)) {
+	f.Prepared(gid, nil, false)
+	f.held.Store(gid, true)
+	obey(OrderConfirm)
+	obey(OrderCommit)
+}
+
+func (f *fakeCommits) Obeyed(gid mtm.GID, done Order) {}
+
+func (f *fakeCommits) Gone(gid mtm.GID, xid uint64, rolledBack bool) {}
+
 func (f *fakeCommits) cancelOf(gid mtm.GID) chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -282,6 +295,9 @@ func (f *fakeCommits) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 	}
 	if conflict {
 		verb, failure = "ROLLBACK PREPARED", mtm.Conflict("node 2 said so")
+	}
+	if _, open := f.held.Load(gid); open {
+		return failure
 	}
 	if _, err := f.pool.Exec(context.Background(), gid.SQL(verb)); err != nil {
 		return &mtm.Error{Code: "XX000", Msg: err.Error()}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +24,7 @@ type Server struct {
 	cache     *statement.Cache
 	pace      pace
 	count     counters
+	notifies  atomic.Bool    // a transaction was refused by PREPARE because of NOTIFY, perhaps by a trigger
 	work      sync.WaitGroup // what runs beside sessions: cancel requests
 
 	mu       sync.Mutex

@@ -21,6 +21,7 @@ const (
 	roleOurs                // injected: nobody sees it, an error is kept
 	roleAsk                 // injected: the first column of its row is kept in step.value
 	rolePrepare             // PREPARE TRANSACTION
+	roleTag                 // injected: its tag is kept in step.value
 	roleDDLEnd              // its end; the first column of its row says what it was about: mtm.note_ddl
 )
 
@@ -56,12 +57,13 @@ type step struct {
 
 // block is what the open transaction block did.
 type block struct {
-	readOnly bool   // BEGIN READ ONLY
-	ran      bool   // some statement ran that may have written
-	wrote    bool   // some statement wrote, by its tag
-	ddl      bool   // the other nodes must run a DDL statement
-	native   bool   // PostgreSQL itself began it, by ROLLBACK AND CHAIN
-	chain    string // the characteristics with which we began it, for AND CHAIN
+	readOnly  bool   // BEGIN READ ONLY
+	ran       bool   // some statement ran that may have written
+	wrote     bool   // some statement wrote, by its tag
+	ddl       bool   // the other nodes must run a DDL statement
+	temporary bool   // PostgreSQL cannot prepare it, as far as can be told
+	native    bool   // PostgreSQL itself began it, by ROLLBACK AND CHAIN
+	chain     string // the characteristics with which we began it, for AND CHAIN
 }
 
 // session is one client and its connection to PostgreSQL. Two goroutines serve it; doc.go says which does what. Fields
@@ -138,6 +140,9 @@ type session struct {
 	gid        mtm.GID    // permitted, and not yet reported
 	lastGID    mtm.GID    // of the last commit
 	abort      context.CancelFunc
+	held       mtm.GID // the transaction that is held open
+	xid        uint64  // … and its transaction id
+	orders     []Order // what is to be done with it
 }
 
 var errWoken = errors.New("woken")

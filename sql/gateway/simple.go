@@ -22,6 +22,7 @@ type unit struct {
 	wrote bool // known to write
 
 	temporary bool // the session was known to use temporary objects
+	open      bool // PostgreSQL would not prepare it: its session holds it open
 	bare      bool // the statement is run in a way that touches fewer temporary objects: see fallback
 }
 
@@ -238,7 +239,7 @@ func (s *session) setBlock(readOnly bool) {
 func (s *session) noteTemporary(st *statement.Statement) {
 	if st.Has(statement.Temporary) {
 		s.mu.Lock()
-		s.temporary = true
+		s.temporary, s.block.temporary = true, true
 		s.mu.Unlock()
 	}
 }

@@ -268,6 +268,13 @@ func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) e
 		}
 		characteristics = text
 	}
+	open, err := s.staysOpen()
+	if err != nil {
+		return err
+	}
+	if open {
+		return s.openStep(ctx, chain, characteristics)
+	}
 	if e := s.permit(ctx, now()); e != nil {
 		s.provoke(e, false)
 		s.ext.failed = true

@@ -50,6 +50,7 @@ func (s *session) attempt(ctx context.Context, u *unit, fast bool, age uint64, n
 	s.resetStep(true)
 	s.mu.Lock()
 	s.cause = nil
+	s.block.temporary = s.block.temporary || u.open
 	s.mu.Unlock()
 	s.inject(injBegin, roleOurs)
 	if u.show {
@@ -129,7 +130,7 @@ func (s *session) conclude(ctx context.Context, u *unit, st step, fast bool, age
 	switch {
 	case failure == nil:
 		s.release(appendReady(nil, 'I'))
-	case s.tryAgain(u, failure, n), u.mayBeTemporary(failure) && s.fallback(u):
+	case s.tryAgain(u, failure, n), u.mayBeTemporary(failure) && s.fallback(u, failure.Code):
 		s.drop()
 		return true, nil
 	default:
@@ -174,7 +175,7 @@ func (u *unit) mayBeTemporary(failure *mtm.Error) bool {
 // fallback decides whether a unit that PostgreSQL ran but would not prepare is run again otherwise. It was perhaps not known that it
 // touches temporary objects; a function whose body names one can be created without a look at its body, which has been
 // checked by now; REFRESH without CONCURRENTLY needs no temporary table.
-func (s *session) fallback(u *unit) bool {
+func (s *session) fallback(u *unit, code string) bool {
 	s.mu.Lock()
 	gone := s.lost != nil || s.canceled
 	s.mu.Unlock()
@@ -186,16 +187,20 @@ func (s *session) fallback(u *unit) bool {
 		u.temporary = true
 		return true
 	}
-	if u.bare || u.ext || st.Kind != statement.DDL {
-		return false
+	if !u.bare && !u.ext && st.Kind == statement.DDL {
+		u.bare = true
+		if len(st.Without) > 0 {
+			u.text = statement.Apply(u.text, st.Without)
+			s.batch = appendQuery(s.batch[:0], u.text)
+			return true
+		}
+		if st.Has(statement.Routine) {
+			return true
+		}
 	}
-	u.bare = true
-	if len(st.Without) > 0 {
-		u.text = statement.Apply(u.text, st.Without)
-		s.batch = appendQuery(s.batch[:0], u.text)
-		return true
-	}
-	return st.Has(statement.Routine)
+	again := !u.open && code == mtm.CodeNotSupported
+	u.open = true
+	return again
 }
 
 func (u *unit) copies() bool {

@@ -180,7 +180,7 @@ BEGIN
         PERFORM set_config('mtm.ddl_scope', 'nothing', true);
     END IF;
     IF current_setting('mtm.ddl_open', true) = 'nested' THEN
-        PERFORM pg_logical_emit_message(true, 'mtm.ddlend', ''), set_config('mtm.ddl_open', '', true);
+        PERFORM pg_logical_emit_message(true, 'mtm.ddlend', coalesce(current_setting('mtm.ddl_scope', true), '')), set_config('mtm.ddl_open', '', true);
         IF current_setting('mtm.ddl_scope', true) NOT IN ('temporary', 'nothing') THEN
             PERFORM set_config('mtm.ddl_nested', 'on', true);
         END IF;

@@ -96,9 +96,9 @@ func classifyOther(w words, s *Statement) {
 		if i := w.find(t.Token_HOLD); i > 0 && w.at(i-1) == t.Token_WITH {
 			s.Flags |= Temporary
 		}
-	case t.Token_CLOSE, t.Token_SHOW, t.Token_RESET, t.Token_DISCARD, t.Token_DEALLOCATE, t.Token_UNLISTEN:
+	case t.Token_CLOSE, t.Token_SHOW, t.Token_RESET, t.Token_DISCARD, t.Token_DEALLOCATE:
 		s.Kind = Session
-	case t.Token_LISTEN, t.Token_NOTIFY:
+	case t.Token_LISTEN, t.Token_NOTIFY, t.Token_UNLISTEN:
 		s.Kind, s.Flags = Session, Temporary
 	case t.Token_SET:
 		classifySet(w, s)
@@ -175,6 +175,9 @@ func mentions(w words, s *Statement) {
 			s.Kind, s.Flags, s.Why, s.Hint = Refused, 0, LargeObjects, "Use a column of type bytea."
 			return
 		}
+		if tok.code == t.Token_IDENT && w.at(i+1) == '(' && unpreparable[strings.ToLower(w.word(i))] {
+			s.Flags |= Temporary
+		}
 		if tok.end-tok.start < len("transaction_read_only") {
 			continue
 		}
@@ -201,6 +204,9 @@ var largeObject = map[string]bool{
 	"lo_creat": true, "lo_create": true, "lo_import": true, "lo_from_bytea": true, "lo_put": true, "lo_unlink": true, "lowrite": true,
 	"lo_truncate": true, "lo_truncate64": true,
 }
+
+// unpreparable has the functions after which PostgreSQL does not prepare a transaction.
+var unpreparable = map[string]bool{"pg_notify": true, "pg_export_snapshot": true}
 
 // containsFold is strings.Contains for ASCII letters of any case; part is in lower case.
 func containsFold(s, part string) bool { return strings.Contains(strings.ToLower(s), part) }

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mtm"
+	"mtm/coordinator"
+	"mtm/logrep"
+	"mtm/sql/gateway"
+)
+
+// This file is about transactions that PostgreSQL cannot prepare: client sessions hold them open, and the brain tells them
+// how to end.
+
+// holds knows which sessions hold what.
+type holds struct {
+	mu      sync.Mutex
+	obey    map[mtm.GID]func(gateway.Order)
+	gone    []goneTxn     // whose sessions were lost: PostgreSQL is to be asked
+	more    chan struct{} // gone is not empty
+	catalog atomic.Pointer[logrep.Catalog]
+}
+
+type goneTxn struct {
+	gid mtm.GID
+	xid uint64
+}
+
+func endOrder(commit bool) gateway.Order {
+	if commit {
+		failPoint("open-commit")
+		return gateway.OrderCommit
+	}
+	return gateway.OrderAbort
+}
+
+// Held implements gateway.Commits.
+func (g *gate) Held(gid mtm.GID, _ uint64, obey func(gateway.Order)) {
+	h := &g.holds
+	h.mu.Lock()
+	h.obey[gid] = obey
+	h.mu.Unlock()
+	g.ended(coordinator.Prepared{GID: gid, Open: true}, g.expectOpen.Load())
+	time.AfterFunc(openTimeout, func() { g.Cancel(gid) }) // does nothing to what has been accepted by then
+}
+
+// openTimeout bounds how long a transaction that is held open may take to come to its precommit: a reconnect of the slot can
+// pass over it.
+const openTimeout = 30 * time.Second
+
+// order carries out coordinator.Confirm, and coordinator.Finish of what a session holds. A session that is lost has told, or
+// will tell.
+func (g *gate) order(gid mtm.GID, o gateway.Order) {
+	g.holds.mu.Lock()
+	obey := g.holds.obey[gid]
+	g.holds.mu.Unlock()
+	if obey != nil {
+		obey(o)
+	}
+}
+
+// Obeyed implements gateway.Commits.
+func (g *gate) Obeyed(gid mtm.GID, done gateway.Order) {
+	if done == gateway.OrderConfirm {
+		failPoint("open-confirmed")
+		g.post(coordinator.Confirmed{GID: gid})
+		return
+	}
+	failPoint("open-committed")
+	g.holds.end(gid)
+	g.post(coordinator.Finished{GID: gid})
+}
+
+// Gone implements gateway.Commits.
+func (g *gate) Gone(gid mtm.GID, xid uint64, rolledBack bool) {
+	g.holds.end(gid)
+	if rolledBack {
+		g.post(coordinator.Lost{GID: gid})
+		return
+	}
+	h := &g.holds
+	h.mu.Lock()
+	h.gone = append(h.gone, goneTxn{gid, xid})
+	h.mu.Unlock()
+	select {
+	case h.more <- struct{}{}:
+	default:
+	}
+}
+
+// end: the session does nothing more with gid.
+func (h *holds) end(gid mtm.GID) {
+	h.mu.Lock()
+	delete(h.obey, gid)
+	h.mu.Unlock()
+	if c := h.catalog.Load(); c != nil {
+		c.Finished(gid)
+	}
+}
+
+// fates finds out what became of transactions whose sessions were lost.
+type fates struct {
+	gate *gate
+	ask  func(ctx context.Context, xid uint64) (committed bool, err error)
+	log  *slog.Logger
+}
+
+func (f *fates) run(ctx context.Context) error {
+	h := &f.gate.holds
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-h.more:
+		}
+		h.mu.Lock()
+		list := h.gone
+		h.gone = nil
+		h.mu.Unlock()
+		for _, t := range list {
+			if err := f.find(ctx, t); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (f *fates) find(ctx context.Context, t goneTxn) error {
+	for {
+		committed, err := f.ask(ctx, t.xid)
+		if err == nil {
+			if c := f.gate.holds.catalog.Load(); c != nil {
+				c.Finished(t.gid)
+			}
+			if committed {
+				f.gate.post(coordinator.Finished{GID: t.gid})
+			} else {
+				f.gate.post(coordinator.Lost{GID: t.gid})
+			}
+			return nil
+		}
+		f.log.Warn("cannot find out yet what became of a transaction whose session was lost", "gid", t.gid.String(), keyError, err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(startupRetry):
+		}
+	}
+}
