@@ -228,3 +228,10 @@ func (s *Server) Holds(pid int32) (mtm.GID, bool) {
 	defer sess.mu.Unlock()
 	return sess.held, !sess.held.IsZero()
 }
+
+// prepareInVain lets PostgreSQL itself refuse a user's PREPARE TRANSACTION of what cannot be prepared. A notification makes sure
+// that it does.
+func (s *session) prepareInVain() error {
+	s.inject(injForbid, roleOurs)
+	return s.forward(false)
+}

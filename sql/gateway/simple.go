@@ -113,6 +113,14 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		}
 		return s.forward(false)
 	}
+	if st.Kind == statement.PrepareTx && tx == 'T' && !strings.HasPrefix(st.GID, mtm.GIDPrefix) {
+		if open, err := s.staysOpen(); err != nil || open {
+			if err == nil {
+				err = s.prepareInVain()
+			}
+			return err
+		}
+	}
 	if e := s.refusal(ctx, st, tx); e != nil {
 		return s.refuse(e)
 	}

@@ -287,8 +287,8 @@ func TestErrorsAtPrepareAreThoseOfCommit(t *testing.T) {
 	_, err = conn.Exec(bg, "commit")
 	require.Equal(t, "23503", code(err))
 	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
-	// What cannot be prepared, and wrote.
-	_, err = conn.Exec(bg, "begin; insert into t values (1, 'x'); notify x")
+	// What cannot be prepared, and whose COMMIT may be refused.
+	_, err = conn.Exec(bg, "begin isolation level serializable; insert into t values (1, 'x'); notify x")
 	require.NoError(t, err)
 	_, err = conn.Exec(bg, "commit")
 	require.Equal(t, "0A000", code(err))
@@ -648,4 +648,50 @@ func TestPgbench(t *testing.T) {
 	require.Equal(t, 3*80, h.direct(t, "select count(*) from pgbench_history"))
 	require.Equal(t, 0, h.direct(t, "select (select sum(abalance) from pgbench_accounts) - (select sum(delta) from pgbench_history)"))
 	psql(t, h.port, "drop table pgbench_accounts, pgbench_branches, pgbench_tellers, pgbench_history")
+}
+
+// What PostgreSQL cannot prepare is held open by its session, in every protocol, and commits as any other.
+func TestWhatCannotBePreparedIsHeldOpen(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	held := func() (n int) {
+		h.fake.held.Range(func(any, any) bool { n++; return true })
+		return n
+	}
+	conn := h.connect(t, pgx.QueryExecModeSimpleProtocol)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := conn.Exec(bg, sql)
+		require.NoError(t, err, sql)
+	}
+	for i, sql := range []string{
+		"notify x", "listen x", "create temp table tt (a int) on commit drop", "declare c cursor with hold for select 1",
+		"select pg_export_snapshot()", "do $$begin create temp table deep (a int) on commit drop; end$$; declare d cursor with hold for select 1",
+	} {
+		exec("begin")
+		exec(sql)
+		exec(fmt.Sprintf("insert into t values (%d, 'x')", i))
+		exec("commit")
+		require.Equal(t, i+1, held(), sql)
+	}
+	exec("fetch c") // what belongs to the session stays
+	exec("insert into t values (100, 'x')")
+	require.Equal(t, 6, held(), "what can be prepared is")
+
+	ext := h.connect(t, pgx.QueryExecModeExec)
+	tx, err := ext.Begin(bg)
+	require.NoError(t, err)
+	_, err = tx.Exec(bg, "insert into t values (200, $1)", "x")
+	require.NoError(t, err)
+	_, err = tx.Exec(bg, "select pg_notify('x', $1)", "y")
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(bg))
+	require.Equal(t, 7, held())
+	// Deferred constraints are checked before anybody hears of it.
+	exec("begin; notify x; insert into child values (1, 99)")
+	_, err = conn.Exec(bg, "commit")
+	require.Equal(t, "23503", code(err))
+	require.Equal(t, 7, held())
+	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+	require.Equal(t, 8, h.direct(t, "select count(*) from t"))
 }

@@ -65,7 +65,7 @@ const loadSchema = `
 	INSERT INTO lists SELECT i FROM generate_series(1, 24) i;`
 
 // load is clients that write on all nodes at once: single inserts, and blocks that move money between two accounts and
-// append to a list. Each transaction has an id, by which the check finds it again.
+// append to a list, some of which PostgreSQL cannot prepare. Each transaction has an id, by which the check finds it again.
 type load struct {
 	urls    []string // by node, from 0
 	clients int      // on each node
@@ -189,6 +189,12 @@ func (l *load) transact(db *pgx.Conn, id string) (beforeCommit bool, err error) 
 	tx, err := db.Begin(ctx)
 	if err != nil {
 		return true, err
+	}
+	if rand.IntN(3) == 0 { // one that PostgreSQL cannot prepare
+		if _, err := tx.Exec(ctx, "NOTIFY load"); err != nil {
+			tx.Rollback(ctx) //nolint:errcheck // the session may be gone
+			return true, err
+		}
 	}
 	for _, st := range []struct {
 		sql  string
