@@ -282,8 +282,9 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	l := &life{queue: queue, referee: judge, finishes: &finishes{to: finisher}}
+	l := &life{queue: queue, referee: judge, finishes: &finishes{to: finisher, open: d.gate.end}}
 	sink.finishes = l.finishes
+	d.gate.holds.finished = l.finishes.finished
 	l.roster = newRoster(d, cluster, queue, l.status.Load)
 	sink.roster = l.roster
 	acts := &actor{capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}

@@ -53,6 +53,7 @@ func newGate(id mtm.NodeID, post func(coordinator.Event), m *metrics, l *lease, 
 		id: id, post: post, metrics: m, lease: l, timeout: timeout, resolve: resolve, waiting: map[mtm.GID]*commit{},
 		changed: make(chan struct{}), reason: mtm.NotOnline(mtm.StatusDisabled, "The node is starting."),
 	}
+	g.holds.ending = map[mtm.GID]bool{}
 	g.holds.obey, g.holds.more = map[mtm.GID]func(gateway.Order){}, make(chan struct{}, 1)
 	return g
 }

@@ -97,13 +97,9 @@ func (a *actor) act(action coordinator.Action) {
 	case coordinator.CancelApply:
 		a.applier.Cancel(x.GID)
 	case coordinator.Finish:
-		if x.Open {
-			a.gate.order(x.GID, endOrder(x.Commit))
-			return
-		}
 		a.finishes.finish(x)
 	case coordinator.Confirm:
-		a.gate.order(x.GID, gateway.OrderConfirm)
+		a.gate.confirm(x.GID)
 	case coordinator.AckCapture:
 		a.capture.Ack(x.LSN)
 	case coordinator.OpenGate:

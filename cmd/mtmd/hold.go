@@ -13,7 +13,8 @@ import (
 // finishes passes on what ends prepared transactions, and can hold it back for a moment, in which PostgreSQL has exactly what the
 // brain knows to be finished (coordinator.Node.Have).
 type finishes struct {
-	to finisher
+	to   finisher
+	open func(coordinator.Finish) bool // of one that a session holds open; false: that session is gone
 
 	mu      sync.Mutex
 	held    bool
@@ -36,6 +37,17 @@ func (f *finishes) finish(x coordinator.Finish) {
 	defer f.mu.Unlock()
 	if f.held {
 		f.waiting = append(f.waiting, x)
+		return
+	}
+	f.start(x)
+}
+
+// start carries it out; mu is held. A session that holds the transaction open, and is lost, has told, or will tell.
+func (f *finishes) start(x coordinator.Finish) {
+	if x.Open {
+		if f.open(x) {
+			f.under++
+		}
 		return
 	}
 	f.under++
@@ -84,8 +96,7 @@ func (f *finishes) release() {
 	defer f.mu.Unlock()
 	f.held, f.idle = false, nil
 	for _, x := range f.waiting {
-		f.under++
-		f.to.Finish(x.GID, x.Commit)
+		f.start(x)
 	}
 	f.waiting = nil
 }

@@ -20,9 +20,12 @@ import (
 type holds struct {
 	mu      sync.Mutex
 	obey    map[mtm.GID]func(gateway.Order)
-	gone    []goneTxn     // whose sessions were lost: PostgreSQL is to be asked
-	more    chan struct{} // gone is not empty
+	gone    []goneTxn        // whose sessions were lost: PostgreSQL is to be asked
+	more    chan struct{}    // gone is not empty
+	ending  map[mtm.GID]bool // their sessions were told to end them
 	catalog atomic.Pointer[logrep.Catalog]
+
+	finished func() // one of ending has ended, and the brain was told
 }
 
 type goneTxn struct {
@@ -30,12 +33,25 @@ type goneTxn struct {
 	xid uint64
 }
 
-func endOrder(commit bool) gateway.Order {
-	if commit {
-		failPoint("open-commit")
-		return gateway.OrderCommit
+// end carries out coordinator.Finish of what a session holds; false: it does no more.
+func (g *gate) end(x coordinator.Finish) bool {
+	h := &g.holds
+	h.mu.Lock()
+	obey := h.obey[x.GID]
+	if obey != nil {
+		h.ending[x.GID] = true
 	}
-	return gateway.OrderAbort
+	h.mu.Unlock()
+	switch {
+	case obey == nil:
+		return false
+	case x.Commit:
+		failPoint("open-commit")
+		obey(gateway.OrderCommit)
+	default:
+		obey(gateway.OrderAbort)
+	}
+	return true
 }
 
 // Held implements gateway.Commits.
@@ -52,14 +68,13 @@ func (g *gate) Held(gid mtm.GID, _ uint64, obey func(gateway.Order)) {
 // pass over it.
 const openTimeout = 30 * time.Second
 
-// order carries out coordinator.Confirm, and coordinator.Finish of what a session holds. A session that is lost has told, or
-// will tell.
-func (g *gate) order(gid mtm.GID, o gateway.Order) {
+// confirm carries out coordinator.Confirm. A session that is lost has told, or will tell.
+func (g *gate) confirm(gid mtm.GID) {
 	g.holds.mu.Lock()
 	obey := g.holds.obey[gid]
 	g.holds.mu.Unlock()
 	if obey != nil {
-		obey(o)
+		obey(gateway.OrderConfirm)
 	}
 }
 
@@ -71,15 +86,31 @@ func (g *gate) Obeyed(gid mtm.GID, done gateway.Order) {
 		return
 	}
 	failPoint("open-committed")
-	g.holds.end(gid)
-	g.post(coordinator.Finished{GID: gid})
+	g.holds.drop(gid)
+	g.tell(gid, coordinator.Finished{GID: gid})
+}
+
+// tell says how a transaction ended that was held open.
+func (g *gate) tell(gid mtm.GID, ev coordinator.Event) {
+	h := &g.holds
+	if c := h.catalog.Load(); c != nil {
+		c.Finished(gid)
+	}
+	g.post(ev)
+	h.mu.Lock()
+	asked := h.ending[gid]
+	delete(h.ending, gid)
+	h.mu.Unlock()
+	if asked {
+		h.finished()
+	}
 }
 
 // Gone implements gateway.Commits.
 func (g *gate) Gone(gid mtm.GID, xid uint64, rolledBack bool) {
-	g.holds.end(gid)
+	g.holds.drop(gid)
 	if rolledBack {
-		g.post(coordinator.Lost{GID: gid})
+		g.tell(gid, coordinator.Lost{GID: gid})
 		return
 	}
 	h := &g.holds
@@ -92,14 +123,11 @@ func (g *gate) Gone(gid mtm.GID, xid uint64, rolledBack bool) {
 	}
 }
 
-// end: the session does nothing more with gid.
-func (h *holds) end(gid mtm.GID) {
+// drop: the session does nothing more with gid.
+func (h *holds) drop(gid mtm.GID) {
 	h.mu.Lock()
 	delete(h.obey, gid)
 	h.mu.Unlock()
-	if c := h.catalog.Load(); c != nil {
-		c.Finished(gid)
-	}
 }
 
 // fates finds out what became of transactions whose sessions were lost.
@@ -133,13 +161,10 @@ func (f *fates) find(ctx context.Context, t goneTxn) error {
 	for {
 		committed, err := f.ask(ctx, t.xid)
 		if err == nil {
-			if c := f.gate.holds.catalog.Load(); c != nil {
-				c.Finished(t.gid)
-			}
 			if committed {
-				f.gate.post(coordinator.Finished{GID: t.gid})
+				f.gate.tell(t.gid, coordinator.Finished{GID: t.gid})
 			} else {
-				f.gate.post(coordinator.Lost{GID: t.gid})
+				f.gate.tell(t.gid, coordinator.Lost{GID: t.gid})
 			}
 			return nil
 		}
