@@ -172,6 +172,10 @@ func (n *Node) Step(ev Event) {
 	case GateClosed:
 		n.next = max(n.next, ev.Next)
 		n.gateClosed = n.gateClosed || !n.gateOpen && ev.Seq == n.closes
+	case Hold:
+		if n.m != nil {
+			n.m.Hold(ev.On)
+		}
 	case DropNode:
 		if n.m != nil {
 			n.m.Drop(ev.Node)

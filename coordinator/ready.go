@@ -221,6 +221,11 @@ type Recovered struct {
 	At uint64
 }
 
+// Hold stops elections as far as this node goes, or lets it take part again. It is not remembered: tell it after each start.
+type Hold struct {
+	On bool
+}
+
 // DropNode asks this node to have another configured no more; 0: not any longer. It tries until it is done, or restarts.
 // Whether it is done shows in Status: Generation.Configured lacks the node, and this node is online.
 type DropNode struct {
@@ -229,6 +234,7 @@ type DropNode struct {
 
 func (Recovered) event() {}
 func (DropNode) event()  {}
+func (Hold) event()      {}
 
 func (Tick) event()       {}
 func (Received) event()   {}

@@ -17,6 +17,7 @@ type Status struct {
 	InDoubt    []Doubt     // undecided ones whose origin is lost, ascending
 	CountsOn   mtm.NodeSet // the nodes that decide what is undecided: one that is dropped must not go away yet
 	Dropped    bool        // it is configured no more, and never will be again
+	Held       bool        // elections are on hold here
 	Joining    bool        // it is not configured yet
 }
 
@@ -51,7 +52,7 @@ func (n *Node) Status() Status {
 	if n.m != nil {
 		s.Online, s.LeaseEnd = n.m.OnlinePeers().Intersect(s.Connected), n.lease()
 		s.Donor, s.Behind = n.rec.donor, n.rec.behind
-		s.Dropped, s.Joining = n.m.Dropped(), n.m.Joining()
+		s.Dropped, s.Joining, s.Held = n.m.Dropped(), n.m.Joining(), n.m.Held()
 	}
 	switch {
 	case n.m != nil:

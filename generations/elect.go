@@ -17,7 +17,7 @@ func (m *Machine) Tick(now uint64) {
 		m.failed(60) // too late, or the peer is back before the referee has answered
 	}
 	m.tellReferee()
-	if m.campaign == nil && m.now >= m.retryAt {
+	if m.campaign == nil && m.now >= m.retryAt && !m.held {
 		m.maybeCampaign()
 	}
 }
@@ -110,7 +110,7 @@ func (m *Machine) learn(g mtm.Generation, donors mtm.NodeSet) {
 
 // consider answers a campaign, now or when a lease that stands against it has run out (V1 to V3).
 func (m *Machine) consider(from mtm.NodeID, g mtm.Generation) {
-	if !m.acceptable(from, g) {
+	if m.held || !m.acceptable(from, g) {
 		delete(m.asked, from)
 		m.send(from, mtm.CampaignVote{Gen: g, LastOnline: m.st.LastOnline, Highest: m.highest})
 		return

@@ -57,6 +57,7 @@ type Machine struct {
 	failures  uint64 // how many of them failed, since the last that was won
 	probe     probing
 
+	held     bool       // the operator wants no elections
 	dropping mtm.NodeID // this node wants it to be configured no more; 0: none
 }
 
@@ -142,6 +143,18 @@ func (m *Machine) BecomeOnline() {
 func (m *Machine) Established() bool {
 	return m.Sole() || m.Online() && m.st.Vote.Num == m.st.Gen.Num && m.LeaseEnd() > m.now
 }
+
+// Hold stops elections as far as this node goes: it stands for none, and votes for none, until it is called with false. Nobody has to
+// vote, ever, so it is always allowed; but the nodes that lose a member commit nothing until the member, or the vote, is back.
+func (m *Machine) Hold(on bool) {
+	if m.held = on; on {
+		m.campaign = nil
+		clear(m.asked)
+	}
+}
+
+// Held reports whether elections are on hold here.
+func (m *Machine) Held() bool { return m.held }
 
 // SetCaughtUp tells whether a node outside the generation has nearly all that its members have.
 func (m *Machine) SetCaughtUp(yes bool) { m.caughtUp = yes }

@@ -105,7 +105,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a node could not be reached, 4 a 
 	}
 	root.PersistentFlags().String("output", "text", "form of results: text or json")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInitCluster(), newStatus(), newNodes(), newAddNode(), newDropNode(), newOutcome(), newVerify(), newCert(), newDevcluster(), newVersion())
+	root.AddCommand(newInitCluster(), newStatus(), newNodes(), newAddNode(), newDropNode(), newOutcome(), newPause(), newResume(), newVerify(), newCert(), newDevcluster(), newVersion())
 	return root
 }
 

@@ -84,6 +84,7 @@ func statusText(w io.Writer, all []nodeStatus) {
 			Online    []int   `json:"gen_members_online"`
 			Connected []int   `json:"connected"`
 			Donor     int     `json:"donor"`
+			Paused    bool    `json:"paused"`
 			Behind    uint64  `json:"bytes_behind"`
 			Doubts    []doubt `json:"in_doubt_list"`
 		}
@@ -97,6 +98,9 @@ func statusText(w io.Writer, all []nodeStatus) {
 		behind := "-"
 		if s.Donor != 0 {
 			behind = fmt.Sprintf("%d bytes (from node %d)", s.Behind, s.Donor)
+		}
+		if s.Paused {
+			s.Status += " (paused)"
 		}
 		for _, d := range s.Doubts {
 			doubts = append(doubts, d.text(s.ID))

@@ -73,6 +73,8 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		if err = json.Unmarshal(req.GetJson(), &ask); err == nil {
 			out, err = s.d.tellOutcome(ctx, ask, find)
 		}
+	case "pause", "resume":
+		err = s.d.hold(ctx, req.GetMethod() == "pause")
 	case "drop_node":
 		var drop dropRequest
 		if err = json.Unmarshal(req.GetJson(), &drop); err == nil {

@@ -244,6 +244,11 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	}
 	node.Step(coordinator.Tick{Now: d.gate.lease.clock.now()}) // what an earlier life promised counts from here
 	node.Start(gids, committed...)
+	paused, err := d.holds()
+	if err != nil {
+		return err
+	}
+	node.Step(coordinator.Hold{On: paused})
 	if err := d.journal.SweepSpills(node.Spills()); err != nil {
 		return err
 	}

@@ -182,7 +182,7 @@ func (l *loop) checkpoint() {
 
 func sameStatus(a, b coordinator.Status) bool {
 	return a.Status == b.Status && a.Connected == b.Connected && a.Generation == b.Generation && a.Online == b.Online &&
-		a.Donor == b.Donor && a.Behind == b.Behind && a.Dropped == b.Dropped && slices.Equal(a.InDoubt, b.InDoubt)
+		a.Donor == b.Donor && a.Behind == b.Behind && a.Dropped == b.Dropped && a.Held == b.Held && slices.Equal(a.InDoubt, b.InDoubt)
 }
 
 // hand starts what may start at once, and queues the rest.

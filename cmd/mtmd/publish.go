@@ -159,6 +159,7 @@ type report struct {
 	InFlight         int           `json:"in_flight"`
 	InDoubt          int           `json:"in_doubt"`
 	Doubts           []doubtReport `json:"in_doubt_list,omitempty"`
+	Paused           bool          `json:"paused,omitempty"`       // elections are on hold here
 	CountsOn         []int         `json:"counts_on"`              // the nodes that decide what is undecided here
 	Joining          bool          `json:"joining,omitempty"`      // it has its copy, and is no member yet
 	Donor            int           `json:"donor,omitempty"`        // whom it recovers from
@@ -189,7 +190,7 @@ func (d *daemon) report() report {
 	}
 	r.Connected, r.GenMembers, r.GenMembersOnline = ints(s.Connected), ints(s.Generation.Members), ints(s.Online)
 	r.GenNum, r.GenConfigured = s.Generation.Num, ints(s.Generation.Configured)
-	r.CountsOn, r.Joining = ints(s.CountsOn), s.Joining
+	r.CountsOn, r.Joining, r.Paused = ints(s.CountsOn), s.Joining, s.Held
 	for _, t := range s.InDoubt[:min(len(s.InDoubt), maxInDoubt)] {
 		r.Doubts = append(r.Doubts, reportDoubt(t))
 	}
