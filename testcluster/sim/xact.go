@@ -144,5 +144,6 @@ func (s *slot) deliver(gid mtm.GID, lsn mtm.LSN) {
 	if rec.rolled.Has(n.id) && len(images) > 0 && w.chance(0.5) {
 		images = images[:w.rng.IntN(len(images))]
 	}
+	n.rumour(gid)
 	n.push(coordinator.Captured{GID: gid, LSN: lsn, Payload: n.payload(images, rec.waitLocal)})
 }
