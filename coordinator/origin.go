@@ -88,6 +88,7 @@ func (n *Node) prepared(ev Prepared) {
 	}
 	if ev.Unknown {
 		// It may be prepared, or be so in a moment: then capture delivers it, and it is rolled back again.
+		t.coord.unknown = true
 		t.local = localPrepared
 		n.finish(t)
 		return
@@ -111,8 +112,8 @@ func (n *Node) captured(ev Captured) {
 		n.do(AckCapture{LSN: ev.LSN})
 		return
 	case t.journaled || t.outcome != undecided || ev.Payload.Has(mtm.PayloadEmpty):
-		if t.outcome == aborted && (t.local == localFinished || t.local == localFinishing) {
-			// The rollback may have come too early and found nothing (Prepared.Unknown).
+		if t.outcome == aborted && (t.coord == nil || !t.coord.permitted || t.coord.unknown) && (t.local == localFinished || t.local == localFinishing) {
+			// The rollback may have come too early and found nothing: nobody of this life was told that it is prepared.
 			n.do(Finish{GID: ev.GID, Commit: false})
 		}
 		n.do(AckCapture{LSN: ev.LSN})

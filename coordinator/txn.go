@@ -78,6 +78,7 @@ type coord struct {
 	accepts   mtm.NodeSet // accepted ballot 0
 	done      mtm.NodeSet // have finished it
 	prepared  bool        // PREPARE TRANSACTION was answered
+	unknown   bool        // … by a connection that broke: it may be prepared, or be so in a moment
 	replied   bool
 	asked     bool // of one that a session holds open: Confirm was asked for
 	confirmed bool // … and answered
