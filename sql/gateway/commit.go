@@ -243,10 +243,13 @@ func (s *session) finish(ctx context.Context, age uint64) (failure *mtm.Error, e
 
 // prepareBlock prepares the open block and waits for its fate.
 func (s *session) prepareBlock(ctx context.Context, age uint64) (failure *mtm.Error, err error) {
-	if open, err := s.staysOpen(); err != nil || open {
-		if err != nil {
-			return nil, err
-		}
+	open, failure, err := s.staysOpen()
+	switch {
+	case err != nil:
+		return nil, err
+	case failure != nil:
+		return failure, s.rollback()
+	case open:
 		return s.commitOpen(ctx, age)
 	}
 	if e := s.permit(ctx, age); e != nil {

@@ -50,19 +50,20 @@ func (s *session) do(r role, which ...injected) (step, error) {
 	return s.takeStep(), nil
 }
 
-// staysOpen reports whether the open block is one that PostgreSQL would not prepare.
-func (s *session) staysOpen() (bool, error) {
+// staysOpen reports whether the open block is one that PostgreSQL would not prepare. failure: the block has failed meanwhile, by
+// Doom for one.
+func (s *session) staysOpen() (open bool, failure *mtm.Error, err error) {
 	s.mu.Lock()
 	touched, temporary := s.block.temporary, s.temporary
 	s.mu.Unlock()
 	if !touched && !temporary && !s.srv.notifies.Load() {
-		return false, nil
+		return false, nil, nil
 	}
 	st, err := s.do(roleAsk, injOpen)
 	if err != nil || st.err != nil {
-		return false, err // PREPARE TRANSACTION says what is wrong
+		return false, st.err, err
 	}
-	return st.value == "open" || touched && st.value == "", nil
+	return st.value == "open" || touched && st.value == "", nil, nil
 }
 
 // commitOpen commits the open block without a PREPARE.

@@ -114,11 +114,18 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		return s.forward(false)
 	}
 	if st.Kind == statement.PrepareTx && tx == 'T' && !strings.HasPrefix(st.GID, mtm.GIDPrefix) {
-		if open, err := s.staysOpen(); err != nil || open {
-			if err == nil {
-				err = s.prepareInVain()
-			}
+		open, failure, err := s.staysOpen()
+		switch {
+		case err != nil:
 			return err
+		case failure != nil:
+			if err := s.rollback(); err != nil {
+				return err
+			}
+			s.fail(failure, 'I')
+			return nil
+		case open:
+			return s.prepareInVain()
 		}
 	}
 	if e := s.refusal(ctx, st, tx); e != nil {

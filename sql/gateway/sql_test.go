@@ -583,6 +583,71 @@ func TestDoomedBlockStillParses(t *testing.T) {
 	psql(t, h.port, "drop table if exists made_here")
 }
 
+// direct connects to PostgreSQL itself.
+func direct(t testing.TB) *pgx.Conn {
+	conn, err := pgx.Connect(bg, directURL("postgres"))
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close(bg) })
+	return conn
+}
+
+// TestDoomedWhileItIsAskedAbout: a COMMIT that meets a conflict while the gateway asks PostgreSQL what the block did says so.
+func TestDoomedWhileItIsAskedAbout(t *testing.T) {
+	cause := mtm.Conflict("a transaction of node 2 was first")
+	for name, c := range map[string]struct{ catalog, does, end string }{
+		"does it write":          {"pg_namespace", "select pg_advisory_xact_lock(1)", "commit"},
+		"can it be prepared":     {"pg_trigger", "insert into t select count(*), 'x' from t", "commit"},
+		"can a user prepare it":  {"pg_trigger", "insert into t select count(*), 'x' from t", "prepare transaction 'mine'"},
+		"can it be, and chained": {"pg_trigger", "insert into t select count(*), 'x' from t", "commit and chain"},
+	} {
+		for _, how := range []string{"simple", "extended"} {
+			if name == "can a user prepare it" && how == "extended" {
+				continue // refused without a question
+			}
+			t.Run(name+", "+how, func(t *testing.T) {
+				h := start(t)
+				fresh(t, h)
+				h.notifies.Store(true)
+				conn := h.connect(t, pgx.QueryExecModeSimpleProtocol).PgConn()
+				pid := int32(conn.PID())
+				exec := func(sql string) error {
+					if how == "extended" {
+						return conn.ExecParams(bg, sql, nil, nil, nil, nil).Read().Err
+					}
+					_, err := conn.Exec(bg, sql).ReadAll()
+					return err
+				}
+				// Whatever it prepares is prepared before the lock.
+				for _, sql := range []string{"begin", "select 1", c.does, c.end, "begin", c.does} {
+					if err := exec(sql); sql != c.end {
+						require.NoError(t, err)
+					} else if conn.TxStatus() != 'I' {
+						require.NoError(t, exec("rollback"))
+					}
+				}
+				waits := fmt.Sprintf("select count(*) from pg_stat_activity where pid = %d and wait_event_type = 'Lock'", pid)
+				watch, lock := direct(t), direct(t)
+				blocked := func() (n int) {
+					require.NoError(t, watch.QueryRow(bg, waits).Scan(&n))
+					return n
+				}
+				require.Zero(t, blocked())
+				_, err := lock.Exec(bg, "begin; lock table pg_catalog."+c.catalog)
+				require.NoError(t, err)
+				done := make(chan error, 1)
+				go func() { done <- exec(c.end) }()
+				require.Eventually(t, func() bool { return blocked() == 1 }, 5*time.Second, time.Millisecond)
+				require.True(t, h.Doom(pid, Rival{Cause: cause}))
+				require.Equal(t, "40001", code(<-done))
+				_, err = lock.Exec(bg, "rollback")
+				require.NoError(t, err)
+				require.NoError(t, exec("rollback"))
+				require.NoError(t, exec("select 1"))
+			})
+		}
+	}
+}
+
 func TestResultsOfAnySize(t *testing.T) {
 	h := start(t)
 	for name, mode := range modes {

@@ -268,9 +268,14 @@ func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) e
 		}
 		characteristics = text
 	}
-	open, err := s.staysOpen()
+	open, failure, err := s.staysOpen()
 	if err != nil {
 		return err
+	}
+	if failure != nil {
+		s.provoke(failure, false)
+		s.ext.failed = true
+		return nil
 	}
 	if open {
 		return s.openStep(ctx, chain, characteristics)
@@ -331,7 +336,11 @@ func (s *session) probeStep(b block, temporary, chain bool) (plain bool, text st
 		s.resetStep(false)
 		s.inject(which, roleAsk)
 		err := s.drain()
-		return s.takeStep().value, err
+		st := s.takeStep()
+		if err == nil && s.ext.failed && !st.shown {
+			s.emit(st.raw)
+		}
+		return st.value, err
 	}
 	if !b.ddl && (temporary || !b.wrote) {
 		value, err := ask(injLocks)
