@@ -32,6 +32,9 @@ step "build" go build -o bin/ ./cmd/...
 [ ${#failed[@]} -eq 0 ] || exit 1
 step "format" formatted
 step "vet" go vet ./...
+step "drivers of other languages" scripts/drivers.sh
+export MTM_NODE_PATH=$PWD/.cache/node/node_modules
+[ -d "$MTM_NODE_PATH/pg" ] || unset MTM_NODE_PATH
 step "unit tests" go test -count=1 -timeout 10m $others
 if [ -d testcluster/sim ]; then
 	step "simulator, $SEEDS seeds" go run ./testcluster/sim -seeds "$SEEDS"

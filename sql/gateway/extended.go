@@ -368,8 +368,42 @@ func (s *session) largeBind(ctx context.Context, size int) error {
 	return s.relay(size)
 }
 
+// leaveBatch ends what was gathered, or sent, since the last Sync, before a Query or a FunctionCall that comes without one (asyncpg
+// prepares a statement so). false: something failed, and the message of size bytes was skipped, as all are up to Sync.
+func (s *session) leaveBatch(ctx context.Context, size int) (bool, error) {
+	if len(s.ext.metas) > 0 {
+		if err := s.steps(ctx, 'H'); err != nil {
+			return false, err
+		}
+	}
+	if s.ext.open && !s.ext.failed {
+		switch {
+		case s.ext.wrapped: // PostgreSQL would commit both together
+			return false, protocolError("Query or FunctionCall after what was bound or executed without a Sync")
+		case s.copying():
+			return false, protocolError("unexpected Query or FunctionCall during COPY from stdin")
+		}
+		s.sync(true)
+		if err := s.send(); err != nil {
+			return false, err
+		}
+		if err := s.waitReady(); err != nil {
+			return false, err
+		}
+		s.ext.failed = s.hasFailed()
+	}
+	if s.ext.failed {
+		return false, s.cr.discard(size)
+	}
+	s.ext = extended{metas: s.ext.metas[:0]}
+	return true, nil
+}
+
 // functionCall is the fast-path interface: large objects use it. It may write, so it runs in a block.
 func (s *session) functionCall(ctx context.Context, size int) error {
+	if ok, err := s.leaveBatch(ctx, size); err != nil || !ok {
+		return err
+	}
 	if err := s.settle(ctx); err != nil {
 		return err
 	}

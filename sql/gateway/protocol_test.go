@@ -152,7 +152,7 @@ func (r *raw) until(last string) (names []string) {
 		default:
 			names = append(names, name)
 		}
-		if name == last {
+		if name == last || names[len(names)-1] == last {
 			return names
 		}
 	}
@@ -246,6 +246,69 @@ func TestFlushDoesNotDeadlock(t *testing.T) {
 	require.Equal(t, []string{"ParseComplete", "BindComplete", "CommandComplete COMMIT"}, r.until("CommandComplete"))
 	r.send(parse("", "select 1"), bind, execute, sync_)
 	require.Equal(t, []string{"ParseComplete", "BindComplete", "DataRow", "CommandComplete SELECT 1", "ReadyForQuery I"}, r.until("ReadyForQuery"))
+}
+
+// TestQueryWithoutSync: a Query may follow extended messages that no Sync has ended; asyncpg prepares so.
+func TestQueryWithoutSync(t *testing.T) {
+	h := start(t)
+	query := func(text string) pgproto3.FrontendMessage { return &pgproto3.Query{String: text} }
+	messages := func(ms ...pgproto3.FrontendMessage) []pgproto3.FrontendMessage { return ms }
+	for name, ms := range map[string][]pgproto3.FrontendMessage{
+		"a statement was prepared": messages(parse("a", "select 1"), &pgproto3.Describe{ObjectType: 'S', Name: "a"}, flush,
+			query("insert into t values (1, 'x')"), &pgproto3.Bind{PreparedStatement: "a"}, execute, sync_),
+		"not even a Flush":    messages(parse("", "select 1"), query("insert into t values (1, 'x')"), query("select v from t")),
+		"a statement was bad": messages(parse("", "nonsense"), flush, query("insert into t values (1, 'x')"), sync_, query("select v from t")),
+		"in a block": messages(query("begin"), parse("", "insert into t values (1, 'x')"), bind, execute, flush,
+			query("update t set v = 'y' returning v"), query("commit")),
+		"in a block that this begins": messages(parse("", "begin"), bind, execute, flush, query("insert into t values (1, 'x')"), query("commit")),
+		"in a block that fails": messages(query("begin"), parse("", "select 1/0"), bind, execute, flush, query("select 1"), sync_,
+			query("select 2"), query("rollback"), query("select v from t")),
+		"a COPY": messages(parse("", "select 1"), flush, query("copy t from stdin"), &pgproto3.CopyData{Data: []byte("1\tx\n")},
+			&pgproto3.CopyDone{}, query("select v from t")),
+		"a function": messages(parse("", "select 1"), flush, &pgproto3.FunctionCall{Function: 1299}, query("select 3")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var all [2][]string
+			for i, addr := range []string{fmt.Sprintf("127.0.0.1:%d", pg.port), h.addr} {
+				fresh(t, h)
+				r := dialRaw(t, addr).login()
+				r.send(ms...)
+				r.send(query("select 'end'"))
+				r.send(&pgproto3.Terminate{})
+				for {
+					m, err := r.Frontend.Receive()
+					if err != nil {
+						break
+					}
+					name := fmt.Sprintf("%T", m)[len("*pgproto3."):]
+					switch m := m.(type) {
+					case *pgproto3.ErrorResponse:
+						name += " " + m.Code
+					case *pgproto3.ReadyForQuery:
+						name += " " + string(m.TxStatus)
+					case *pgproto3.DataRow:
+						name += fmt.Sprintf(" %q", m.Values)
+					}
+					all[i] = append(all[i], name)
+				}
+				require.NotEmpty(t, all[i])
+				all[i] = append(all[i], fmt.Sprint(h.direct(t, "select count(*) from t")))
+			}
+			require.Equal(t, all[0], all[1])
+		})
+	}
+	for _, ms := range [][]pgproto3.FrontendMessage{
+		messages(parse("", "insert into t values (1, 'x')"), bind, execute, flush, query("select 1")),
+		messages(parse("", "copy t from stdin"), bind, execute, flush, query("select 1")),
+	} {
+		fresh(t, h)
+		r := dialRaw(t, h.addr).login()
+		r.send(ms...)
+		names := r.until("ErrorResponse 08P01")
+		require.NotContains(t, names, "ReadyForQuery I")
+		require.Eventually(t, func() bool { return h.Stats().Sessions == 0 }, 5*time.Second, time.Millisecond)
+		require.Zero(t, h.direct(t, "select count(*) from t"))
+	}
 }
 
 func TestPipelineOfSeveralTransactions(t *testing.T) {

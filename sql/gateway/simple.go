@@ -36,13 +36,13 @@ func (u *unit) markWrote() {
 
 // query deals with a simple Query.
 func (s *session) query(ctx context.Context, size int) error {
+	if ok, err := s.leaveBatch(ctx, size); err != nil || !ok {
+		return err
+	}
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
 	s.newUnit()
-	if s.ext.open {
-		return protocolError("Query in a batch of extended messages")
-	}
 	s.srv.count.statements.Add(1)
 	if size > statement.MaxText+6 {
 		return s.longQuery(ctx, size)

@@ -1,6 +1,6 @@
 import java.sql.*;
 
-public class Driver {
+public class JDBCDriver {
     static void check(boolean b) { if (!b) throw new RuntimeException("assertion failed"); }
     public static void main(String[] args) throws Exception {
         try (Connection c = DriverManager.getConnection("jdbc:postgresql://127.0.0.1:" + args[0] + "/postgres?sslmode=disable", "postgres", "")) {
