@@ -158,7 +158,7 @@ func (n *Node) Step(ev Event) {
 	case Lost:
 		n.lost(ev.GID)
 	case Cancelled:
-		n.cancelled(ev.GID)
+		n.cancelled(ev)
 	case Applied:
 		n.applied(ev)
 	case Blocked:

@@ -240,9 +240,13 @@ func (n *Node) abort(t *txn, why *mtm.Error) {
 	n.decide(t, false)
 }
 
-func (n *Node) cancelled(gid mtm.GID) {
-	if t := n.txns[gid]; t != nil {
-		n.abort(t, &mtm.Error{Code: mtm.CodeQueryCanceled, Msg: "canceling statement due to user request"})
+func (n *Node) cancelled(ev Cancelled) {
+	t, why := n.txns[ev.GID], ev.Err
+	if why == nil {
+		why = &mtm.Error{Code: mtm.CodeQueryCanceled, Msg: "canceling statement due to user request"}
+	}
+	if t != nil {
+		n.abort(t, why)
 	}
 }
 

@@ -189,9 +189,10 @@ type Captured struct {
 	Payload mtm.Payload
 }
 
-// Cancelled: the client of GID cancelled or left while it waits. It is aborted if that is still possible.
+// Cancelled: GID is not to be waited for. It is aborted if that is still possible. Err is why; nil: its client cancelled, or left.
 type Cancelled struct {
 	GID mtm.GID
+	Err *mtm.Error
 }
 
 // Applied: an Apply ended; Err nil means prepared, durably, in this node's PostgreSQL.

@@ -226,7 +226,7 @@ func (s *stage) command(d *datadriven.TestData) {
 	case "finished":
 		s.step(id, Finished{GID: gid})
 	case "cancel":
-		s.step(id, Cancelled{GID: gid})
+		s.step(id, Cancelled{GID: gid, Err: failure})
 	case "blocked":
 		s.step(id, Blocked{Waiter: argGID(s.t, d, "waiter"), Holder: argGID(s.t, d, "holder")})
 	case "tick":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,6 +21,9 @@ type Capture struct {
 	sink CaptureSink
 	kick chan struct{} // a status update is wanted now
 	push chan struct{} // WAL is to be flushed now
+
+	walsender atomic.Uint32    // its process, or 0
+	blockers  map[blocker]bool // what Unblock found last
 
 	mu        sync.Mutex
 	acked     mtm.LSN                  // what Ack said
@@ -89,6 +93,8 @@ func (c *Capture) session(ctx context.Context) error {
 	if err := startReplication(conn, c.cfg.Slot, c.cfg.Publication); err != nil {
 		return err
 	}
+	c.walsender.Store(conn.PID())
+	defer c.walsender.Store(0)
 	g, ctx := errgroup.WithContext(ctx)
 	defer interruptible(ctx, conn)()
 	s := &captureStream{Capture: c, conn: conn, rels: map[uint32]*relation{}, streams: map[uint32]*capturedTxn{}}

@@ -152,3 +152,52 @@ func TestWhatWasNotAcknowledgedComesAgain(t *testing.T) {
 	require.Equal(t, c.lsn, again.lsn)
 	require.Equal(t, c.p, again.p)
 }
+
+// TestWhatCannotBeDecodedIsTold: decoding waits for a lock that goes only if somebody else makes it go.
+func TestWhatCannotBeDecodedIsTold(t *testing.T) {
+	p := newPair(t, "CREATE TYPE known AS (a int); CREATE TABLE uses (k known)")
+	watch := p.a.session()
+	look := func() { require.NoError(t, p.capture.Unblock(t.Context(), watch)) }
+	stalled := func() bool {
+		return len(p.a.rows("SELECT pid FROM pg_stat_activity WHERE application_name = 'mtm_capture' AND wait_event_type = 'Lock'")) > 0
+	}
+	look()
+	look()
+
+	gid := p.gid()
+	p.a.exec("BEGIN")
+	p.a.exec("CREATE TYPE fresh AS (a int)")
+	p.a.exec("CREATE TABLE made (f fresh)")
+	p.a.exec("INSERT INTO made VALUES (ROW(1))")
+	p.a.exec(gid.SQL("PREPARE TRANSACTION"))
+	p.capture.Expect(gid)
+	until(t, "decoding waits", stalled)
+	look()
+	require.Empty(t, p.sink.blocked, "one look is not enough")
+	look()
+	require.Equal(t, [2]mtm.GID{gid}, wait(t, p.sink.blocked, "Stalled"))
+	p.a.exec(gid.SQL("ROLLBACK PREPARED"))
+	until(t, "decoding goes on", func() bool { return !stalled() })
+
+	// A session that is idle, and does not belong to the gateway, is ended.
+	idle := p.a.session()
+	p.a.exec("SELECT ROW(1)::known")
+	require.NoError(t, run(t.Context(), idle, "BEGIN; ALTER TYPE known RENAME ATTRIBUTE a TO b"))
+	gid = p.gid()
+	p.a.exec("BEGIN")
+	p.a.exec("INSERT INTO uses VALUES (ROW(1))")
+	p.a.exec(gid.SQL("PREPARE TRANSACTION"))
+	p.capture.Expect(gid)
+	until(t, "decoding waits", stalled)
+	look()
+	look()
+	require.Equal(t, idle.PID(), wait(t, p.sink.conflicts, "Stalled"))
+	c := wait(t, p.sink.captured, "Captured")
+	for c.gid != gid { // the first may come yet: as it was rolled back, or not at all
+		c = wait(t, p.sink.captured, "Captured")
+	}
+	require.Error(t, run(t.Context(), idle, "SELECT 1"))
+	p.a.exec(gid.SQL("ROLLBACK PREPARED"))
+	look()
+	require.Empty(t, p.capture.blockers)
+}

@@ -56,6 +56,8 @@ type CaptureSink interface {
 	Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload)
 	// Blocked: see ApplySink; one of the two was captured just now.
 	Blocked(waiter, holder mtm.GID)
+	// Stalled: decoding waits for a lock of a prepared transaction, gid, or of session pid. true: the sink ends it, or leaves it be.
+	Stalled(gid mtm.GID, pid uint32) bool
 	// Incident: a replicated table was written and committed without us. At most about one a second.
 	Incident(text string)
 }

@@ -64,6 +64,14 @@ func newTestSink() *testSink {
 func (s *testSink) Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload) {
 	s.captured <- captured{gid, lsn, p, time.Now()}
 }
+func (s *testSink) Stalled(gid mtm.GID, pid uint32) bool {
+	if pid != 0 {
+		s.conflicts <- pid
+	} else {
+		s.blocked <- [2]mtm.GID{gid}
+	}
+	return pid == 0
+}
 func (s *testSink) Incident(text string) { s.incidents <- text }
 func (s *testSink) Applied(gid mtm.GID, err *mtm.Error) {
 	s.mu.Lock()

@@ -297,7 +297,9 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
 		suspend: func(err error) { judge.pause(true); queue.Suspend(err) },
-		resume:  func() { judge.pause(false); queue.Resume() }, log: d.log,
+		resume:  func() { judge.pause(false); queue.Resume() },
+		ping:    func(ctx context.Context, conn *pgx.Conn) error { return capture.Unblock(ctx, conn.PgConn()) },
+		log:     d.log,
 	}
 	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark},
 		d.metrics, d.log, d.gate.lease.clock)

@@ -56,6 +56,24 @@ func (s *sink) Conflict(waiter mtm.GID, age uint64, pid uint32, cancel func() er
 	return s.gateway.Doom(int32(pid), gateway.Rival{GID: waiter, Cause: why, Age: age, Cancel: cancel}) || s.gateway.Owns(int32(pid))
 }
 
+// errStalled is told to the client of a transaction that keeps PostgreSQL from decoding.
+var errStalled = &mtm.Error{
+	Code: mtm.CodeNotSupported, Msg: "transaction keeps PostgreSQL from decoding what is committed",
+	Detail: "It creates, alters or locks a composite type, or a table, of which it or another transaction writes values into a column.",
+	Hint:   "Use two transactions: one for the type, one for the values.",
+}
+
+func (s *sink) Stalled(gid mtm.GID, pid uint32) bool {
+	if holder, open := s.gateway.Holds(int32(pid)); open {
+		gid = holder
+	}
+	if gid.IsZero() {
+		return s.gateway.Doom(int32(pid), gateway.Rival{Cause: errStalled}) || s.gateway.Owns(int32(pid))
+	}
+	s.mail.post(coordinator.Cancelled{GID: gid, Err: errStalled})
+	return true
+}
+
 func (s *sink) Recovered(at uint64) { s.mail.post(coordinator.Recovered{At: at}) }
 
 func (s *sink) Finished(gid mtm.GID) {

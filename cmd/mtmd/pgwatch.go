@@ -22,6 +22,7 @@ type pgWatch struct {
 	connect func(context.Context) (*pgx.Conn, error)
 	suspend func(error)
 	resume  func()
+	ping    func(context.Context, *pgx.Conn) error // asks PostgreSQL something, once per pgPing
 	log     *slog.Logger
 }
 
@@ -79,7 +80,7 @@ func (w *pgWatch) watch(ctx context.Context, conn *pgx.Conn) error {
 			return err
 		}
 		answer, cancel := context.WithTimeout(ctx, pgPatience)
-		_, err = conn.Exec(answer, "SELECT 1")
+		err = w.ping(answer, conn)
 		cancel()
 		if err != nil {
 			return err

@@ -31,10 +31,12 @@ const ownNamespace = ` OPERATOR(pg_catalog.<>) 'mtm'::pg_catalog.regnamespace)`
 // hidden says, for each catalog that has rows of ours, what a client sees instead of it: all columns, in their order, without those
 // rows. %s is where tableoid goes if it is asked for.
 var hidden = map[string]string{
-	"pg_class":              `(SELECT %s* FROM pg_catalog.pg_class WHERE relnamespace` + ownNamespace,
-	"pg_proc":               `(SELECT %s* FROM pg_catalog.pg_proc WHERE pronamespace` + ownNamespace,
-	"pg_type":               `(SELECT %s* FROM pg_catalog.pg_type WHERE typnamespace` + ownNamespace,
-	"pg_constraint":         `(SELECT %s* FROM pg_catalog.pg_constraint WHERE connamespace` + ownNamespace,
+	"pg_class":      `(SELECT %s* FROM pg_catalog.pg_class WHERE relnamespace` + ownNamespace,
+	"pg_proc":       `(SELECT %s* FROM pg_catalog.pg_proc WHERE pronamespace` + ownNamespace,
+	"pg_type":       `(SELECT %s* FROM pg_catalog.pg_type WHERE typnamespace` + ownNamespace,
+	"pg_constraint": `(SELECT %s* FROM pg_catalog.pg_constraint WHERE connamespace` + ownNamespace,
+	"pg_rewrite": `(SELECT %s* FROM pg_catalog.pg_rewrite WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c ` +
+		`WHERE c.oid OPERATOR(pg_catalog.=) ev_class AND c.relnamespace OPERATOR(pg_catalog.=) 'mtm'::pg_catalog.regnamespace))`,
 	"pg_namespace":          `(SELECT %s* FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_publication":        `(SELECT %s* FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_publication_tables": `(SELECT %s* FROM pg_catalog.pg_publication_tables WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,

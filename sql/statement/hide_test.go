@@ -12,6 +12,7 @@ func TestHide(t *testing.T) {
 	for text, want := range map[string]string{
 		"select * from pg_publication":                            "select * from {pg_publication} AS pg_publication",
 		"select p.oid from pg_catalog.pg_publication p":           "select p.oid from {pg_publication} p",
+		"SELECT oid FROM pg_rewrite ORDER BY oid":                 "SELECT oid FROM {pg_rewrite} AS pg_rewrite ORDER BY oid",
 		"select * from PG_CLASS as c, pg_namespace n":             "select * from {pg_class} as c, {pg_namespace} n",
 		"select pg_class.oid, pg_class from pg_class":             "select pg_class.oid, pg_class from {pg_class} AS pg_class",
 		"select 1 from a join pg_proc p on p.oid = pg_class":      "select 1 from a join {pg_proc} p on p.oid = pg_class",
