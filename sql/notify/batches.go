@@ -85,7 +85,7 @@ func (r *Relay) sendBatches(ctx context.Context, p *peer) {
 		r.mu.Lock()
 		b, life := p.cut(), p.life
 		r.mu.Unlock()
-		b.Seq = seq
+		b.Seq, b.For = seq, life
 		for {
 			_, err := r.cfg.Call(ctx, p.id, Message{From: r.cfg.Node, Life: r.cfg.Life, Batch: &b})
 			if err == nil {
@@ -112,6 +112,9 @@ func (r *Relay) receiveBatch(ctx context.Context, from mtm.NodeID, life uint64, 
 		p = r.peer(from)
 		if p.theirLife == life && b.Seq <= p.seq {
 			return true // repeated
+		}
+		if b.For != r.cfg.Life {
+			return true // those who listened are gone
 		}
 		if len(p.arrived) > 0 && p.waiting+size > maxQueue {
 			return false

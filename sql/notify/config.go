@@ -49,8 +49,10 @@ type Channels struct {
 	Drop    [][]byte `json:"drop,omitempty"`
 }
 
-// Batch is notifications, in their order, all of them from when the sender had committed Have. Seq grows by one.
+// Batch is notifications, in their order, all of them from when the sender had committed Have. Seq grows by one. It is for the clients
+// of the receiver's life For, and dropped by another.
 type Batch struct {
+	For   uint64           `json:"for"`
 	Seq   uint64           `json:"seq"`
 	Have  []mtm.OriginHave `json:"have,omitempty"`
 	Notes []Note           `json:"notes"`

@@ -177,6 +177,9 @@ func (r *Relay) forget(p *peer) {
 
 // up waits until a node is in reach and work, called under mu, gives something to do.
 func (r *Relay) up(ctx context.Context, p *peer, work func() bool) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	return await(ctx, &r.mu, &r.changed, func() bool { return p.gone.IsZero() && work() })
 }
 

@@ -120,7 +120,7 @@ func (net *network) setCut(id mtm.NodeID, cut bool) {
 	net.cut[id] = cut
 	net.mu.Unlock()
 	for _, n := range net.relays {
-		n.Look()
+		n.meet()
 	}
 }
 
@@ -373,7 +373,7 @@ func TestQueuesAreBounded(t *testing.T) {
 	seq := uint64(0)
 	for {
 		seq++
-		_, err := r.Receive(ctx, Message{From: 3, Life: 1, Batch: &Batch{Seq: seq, Notes: []Note{big}}})
+		_, err := r.Receive(ctx, Message{From: 3, Life: 1, Batch: &Batch{For: 1, Seq: seq, Notes: []Note{big}}})
 		if err != nil {
 			require.ErrorIs(t, err, context.Canceled)
 			break
