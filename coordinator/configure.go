@@ -43,10 +43,10 @@ func (n *Node) dropped() bool { return n.m != nil && n.m.Dropped() }
 // way. A copy of the data made at that moment is continued by recovery from there (Seed).
 func (n *Node) Have() []mtm.OriginHave { return n.haveVector() }
 
-// Behind reports whether a transaction that have has is not finished here. Online, everything that is committed was prepared here before,
-// so what is not known here is not missed; otherwise nobody knows.
-func (n *Node) Behind(have []mtm.OriginHave) bool {
-	if n.m != nil && !n.m.Online() {
+// Behind reports whether a transaction that a node in generation gen had finished, as have says, may not be finished here. A node that is
+// online in gen or later had all that was committed prepared before, so what it does not know it does not miss.
+func (n *Node) Behind(gen uint64, have []mtm.OriginHave) bool {
+	if n.gen.Num < gen || n.m != nil && !n.m.Online() {
 		return true
 	}
 	for gid, t := range n.txns {

@@ -148,7 +148,7 @@ func (l *loop) tellCaught() {
 			return true
 		default:
 		}
-		if l.node.Behind(ask.have) {
+		if l.node.Behind(ask.at.Gen, ask.at.Have) {
 			return false
 		}
 		close(ask.caught)

@@ -48,29 +48,29 @@ func (d *daemon) newRelay() relay {
 }
 
 // haveNow is what is committed here, all that PostgreSQL has shown to anybody included.
-func (d *daemon) haveNow(ctx context.Context) ([]mtm.OriginHave, error) {
+func (d *daemon) haveNow(ctx context.Context) (at notify.Position, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, notifyWait, errors.New("a commit takes too long"))
 	defer cancel()
 	if l := d.current.Load(); l != nil {
 		if err := l.finishes.pass(ctx); err != nil {
-			return nil, context.Cause(ctx)
+			return at, context.Cause(ctx)
 		}
 	}
 	a, err := d.askHave(ctx)
-	return a.have, err
+	return notify.Position{Gen: a.status.Generation.Num, Have: a.have}, err
 }
 
 // caughtAsk is a question to the brain that is answered when this node has what another had.
 type caughtAsk struct {
 	coordinator.Tick // an event; its time means nothing
-	have             []mtm.OriginHave
+	at               notify.Position
 	caught           chan struct{} // closed then
 	gone             <-chan struct{}
 }
 
-// caught blocks until this node is online, and has finished all of have.
-func (d *daemon) caught(ctx context.Context, have []mtm.OriginHave) error {
-	ask := caughtAsk{have: have, caught: make(chan struct{}), gone: ctx.Done()}
+// caught blocks until this node is online, and has finished all that another had.
+func (d *daemon) caught(ctx context.Context, at notify.Position) error {
+	ask := caughtAsk{at: at, caught: make(chan struct{}), gone: ctx.Done()}
 	d.mail.post(ask)
 	select {
 	case <-ask.caught:

@@ -18,7 +18,7 @@ func (r *Relay) passOn(ctx context.Context) error {
 		notes := r.heard
 		r.heard, r.bytes = nil, 0
 		r.mu.Unlock()
-		have, err := r.cfg.Have(ctx)
+		at, err := r.cfg.Have(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -30,7 +30,7 @@ func (r *Relay) passOn(ctx context.Context) error {
 		r.mu.Lock()
 		for _, p := range r.peers {
 			if p != nil {
-				r.enqueue(p, notes, have)
+				r.enqueue(p, notes, at)
 			}
 		}
 		r.changed.tell()
@@ -39,7 +39,7 @@ func (r *Relay) passOn(ctx context.Context) error {
 }
 
 // enqueue adds to what is to be sent to a node; mu is held.
-func (r *Relay) enqueue(p *peer, notes []Note, have []mtm.OriginHave) {
+func (r *Relay) enqueue(p *peer, notes []Note, at Position) {
 	n, dropped := 0, 0
 	for _, note := range notes {
 		switch {
@@ -53,7 +53,7 @@ func (r *Relay) enqueue(p *peer, notes []Note, have []mtm.OriginHave) {
 		}
 	}
 	if n > 0 {
-		p.marks = append(p.marks, mark{n, have})
+		p.marks = append(p.marks, mark{n, at})
 	}
 	if dropped > 0 {
 		r.lost(int(p.id), dropped)
@@ -68,7 +68,7 @@ func (p *peer) cut() Batch {
 		bytes += p.queue[n].size()
 		n++
 	}
-	b := Batch{Have: m.have, Notes: slices.Clone(p.queue[:n])}
+	b := Batch{At: m.at, Notes: slices.Clone(p.queue[:n])}
 	p.queue, p.bytes = p.queue[n:], p.bytes-bytes
 	if m.n -= n; m.n == 0 {
 		p.marks = p.marks[1:]
@@ -139,7 +139,7 @@ func (r *Relay) sayArrived(ctx context.Context, p *peer) {
 		r.mu.Lock()
 		b := p.arrived[0]
 		r.mu.Unlock()
-		if err := r.cfg.Caught(ctx, b.Have); err != nil {
+		if err := r.cfg.Caught(ctx, b.At); err != nil {
 			if ctx.Err() != nil {
 				return
 			}

@@ -26,9 +26,9 @@ type Config struct {
 	// Call hands a message to Receive of another node. It must end within a few seconds.
 	Call func(ctx context.Context, to mtm.NodeID, m Message) (Answer, error)
 	// Have is what is committed on this node: at least all that was committed when it was called.
-	Have func(ctx context.Context) ([]mtm.OriginHave, error)
-	// Caught blocks until this node, as one that is online, has committed what it knows of have.
-	Caught func(ctx context.Context, have []mtm.OriginHave) error
+	Have func(ctx context.Context) (Position, error)
+	// Caught blocks until this node is online and has committed all of another's Have.
+	Caught func(ctx context.Context, at Position) error
 	Lost   func(notifications int) // counts those that will not arrive somewhere; nil: nobody does
 	Log    *slog.Logger
 }
@@ -49,13 +49,19 @@ type Channels struct {
 	Drop    [][]byte `json:"drop,omitempty"`
 }
 
-// Batch is notifications, in their order, all of them from when the sender had committed Have. Seq grows by one. It is for the clients
+// Position is what a node has committed, and in which generation.
+type Position struct {
+	Gen  uint64           `json:"gen"`
+	Have []mtm.OriginHave `json:"have,omitempty"`
+}
+
+// Batch is notifications, in their order, of which all tell of nothing later than At. Seq grows by one. It is for the clients
 // of the receiver's life For, and dropped by another.
 type Batch struct {
-	For   uint64           `json:"for"`
-	Seq   uint64           `json:"seq"`
-	Have  []mtm.OriginHave `json:"have,omitempty"`
-	Notes []Note           `json:"notes"`
+	For   uint64   `json:"for"`
+	Seq   uint64   `json:"seq"`
+	At    Position `json:"at"`
+	Notes []Note   `json:"notes"`
 }
 
 // Note is one notification.
@@ -106,7 +112,7 @@ func (b Batch) size() int {
 	for _, n := range b.Notes {
 		sum += n.size()
 	}
-	for _, h := range b.Have {
+	for _, h := range b.At.Have {
 		sum += noteCost + 16*len(h.Above)
 	}
 	return sum

@@ -56,10 +56,10 @@ type peer struct {
 	waiting   int // bytes of arrived
 }
 
-// mark says that n notifications have have.
+// mark says that the next n notifications tell of nothing later than at.
 type mark struct {
-	n    int
-	have []mtm.OriginHave
+	n  int
+	at Position
 }
 
 // New makes a Relay; nothing happens before Run.

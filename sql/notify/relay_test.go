@@ -30,7 +30,7 @@ type network struct {
 type node struct {
 	*Relay
 	id     mtm.NodeID
-	clock  atomic.Uint64 // what it has committed
+	clock  atomic.Uint64 // grows each time it is looked at
 	lost   atomic.Int64
 	behind chan struct{} // Caught waits for it; nil: it does not wait
 	stop   func()
@@ -58,10 +58,13 @@ func (net *network) add(id mtm.NodeID, life uint64) *node {
 		},
 		Peers: func() mtm.NodeSet { return net.reach(id) },
 		Call:  func(ctx context.Context, to mtm.NodeID, m Message) (Answer, error) { return net.call(ctx, id, to, m) },
-		Have: func(context.Context) ([]mtm.OriginHave, error) {
-			return []mtm.OriginHave{{Origin: id, Upto: n.clock.Load()}}, nil
+		Have: func(context.Context) (Position, error) {
+			return Position{Gen: 1, Have: []mtm.OriginHave{{Origin: id, Upto: n.clock.Add(1)}}}, nil
 		},
-		Caught: func(ctx context.Context, have []mtm.OriginHave) error {
+		Caught: func(ctx context.Context, at Position) error {
+			if at.Gen != 1 || len(at.Have) != 1 || at.Have[0].Origin == id || at.Have[0].Upto == 0 {
+				panic(at)
+			}
 			net.mu.Lock()
 			behind := n.behind
 			net.mu.Unlock()
@@ -356,7 +359,7 @@ func TestQueuesAreBounded(t *testing.T) {
 	r.mu.Lock()
 	p := r.peer(2)
 	p.channels["c"] = true
-	r.enqueue(p, append(r.heard, big), nil)
+	r.enqueue(p, append(r.heard, big), Position{})
 	r.mu.Unlock()
 	require.Equal(t, 4, lost)
 	n := 0
