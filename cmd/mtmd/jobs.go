@@ -35,6 +35,7 @@ const (
 type jobs struct {
 	d    *daemon
 	todo chan *job
+	wait time.Duration // jobPatience
 
 	mu        sync.Mutex
 	now       *job             // the last one
@@ -53,7 +54,7 @@ type job struct {
 }
 
 func newJobs(d *daemon) *jobs {
-	return &jobs{d: d, todo: make(chan *job, 1), arguments: map[int32]string{}}
+	return &jobs{d: d, todo: make(chan *job, 1), wait: jobPatience, arguments: map[int32]string{}}
 }
 
 // Run does the jobs, until ctx ends.
@@ -63,19 +64,19 @@ func (j *jobs) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case one := <-j.todo:
-			one.run(ctx)
+			one.run(ctx, j.wait)
 		}
 	}
 }
 
 // run does a job for as long as somebody follows it.
-func (one *job) run(ctx context.Context) {
+func (one *job) run(ctx context.Context, patience time.Duration) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		tick := time.NewTicker(jobPatience / 10)
+		tick := time.NewTicker(patience / 10)
 		defer tick.Stop()
 		for {
 			select {
@@ -84,7 +85,7 @@ func (one *job) run(ctx context.Context) {
 			case <-tick.C:
 			}
 			one.mu.Lock()
-			alone := time.Since(one.followed) > jobPatience
+			alone := time.Since(one.followed) > patience
 			one.mu.Unlock()
 			if alone {
 				cancel(errors.New("the session that asked for it is gone, or was cancelled"))
