@@ -177,14 +177,19 @@ func (g *gate) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 	}
 	timer := time.NewTimer(g.resolve)
 	defer timer.Stop()
-	select {
-	case err := <-c.done:
-		g.metrics.committed(c, err)
-		return err
-	case <-ctx.Done():
-		return mtm.Unknown(gid, "The session ended first.")
-	case <-timer.C:
-		return mtm.Unknown(gid, "No quorum answered within resolve_timeout.")
+	for {
+		select {
+		case err := <-c.done:
+			g.metrics.committed(c, err)
+			return err
+		case <-ctx.Done():
+			return mtm.Unknown(gid, "The session ended first.")
+		case <-timer.C:
+			if !g.lease.held() {
+				return mtm.Unknown(gid, "No quorum answered within resolve_timeout.")
+			}
+			timer.Reset(g.resolve) // the cluster works, and a large transaction takes its time
+		}
 	}
 }
 
