@@ -24,6 +24,7 @@ type gate struct {
 	expectOpen atomic.Pointer[func(mtm.GID)] // … of one that its session holds open
 	holds      holds
 	lease      *lease
+	announce   atomic.Pointer[func(mtm.GID)]                                                     // tells logrep what a session prepares for a client; nil before the node serves
 	yield      atomic.Pointer[func(context.Context, mtm.GID, time.Duration, time.Duration) bool] // nil before the node serves
 
 	mu        sync.Mutex
@@ -128,6 +129,13 @@ func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 			}
 			return mtm.GID{}, reason
 		}
+	}
+}
+
+// Announce implements gateway.Commits.
+func (g *gate) Announce(gid mtm.GID) {
+	if announce := g.announce.Load(); announce != nil {
+		(*announce)(gid)
 	}
 }
 

@@ -47,6 +47,7 @@ const (
 	Concurrently                    // DDL: says CONCURRENTLY, which Hide takes out; only outside of a block
 	Routine                         // DDL: creates a function or procedure
 	Exclusive                       // names a catalog in a statement that could lock it for good
+	Commits                         // FinishPrepared: COMMIT PREPARED
 )
 
 // Has reports whether all of f is set.
