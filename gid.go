@@ -29,6 +29,22 @@ func (g GID) String() string {
 // A GID holds only digits, dashes and letters, so quoting it is safe.
 func (g GID) SQL(verb string) string { return verb + " '" + g.String() + "'" }
 
+// userSuffix ends the name of what a user prepared.
+const userSuffix = "-user"
+
+// UserName is the name under which PostgreSQL holds a transaction that a user prepared, by a name of his own. g is the
+// transaction that tells all nodes of it.
+func (g GID) UserName() string { return g.String() + userSuffix }
+
+// ParseUserName reads what UserName wrote.
+func ParseUserName(text string) (g GID, ok bool) {
+	name, found := strings.CutSuffix(text, userSuffix)
+	if !found {
+		return GID{}, false
+	}
+	return ParseGID(name)
+}
+
 // Less orders transactions of one origin by age, and of several by origin.
 func (g GID) Less(h GID) bool {
 	if g.Origin != h.Origin {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
 	"mtm"
@@ -40,8 +41,10 @@ type applyJob struct {
 	age       uint64
 	payload   mtm.Payload
 	cancelled atomic.Bool
-	crowded   atomic.Bool // cancelled to make room
-	preparing bool        // PREPARE TRANSACTION was sent; only the worker looks
+	crowded   atomic.Bool            // cancelled to make room
+	preparing bool                   // PREPARE TRANSACTION was sent; only the worker looks
+	user      bool                   // … of what a user prepared; only the worker looks
+	behind    atomic.Pointer[string] // cancelled because it waits for what a user prepared by this name
 
 	// The rest belongs to Applier.mu.
 	started time.Time
@@ -169,7 +172,7 @@ func (a *Applier) Run(ctx context.Context) error {
 // start learns what is prepared already: its own locks would stand in the way of applying it again.
 func (a *Applier) start(ctx context.Context) error {
 	for n := 1; ; n++ {
-		found, err := prepared(ctx, a.cfg, appApply) // not the Finisher's: it may run already
+		found, err := prepared(ctx, a.cfg, func(*pgconn.PgConn) error { return nil }, appApply) // not the Finisher's: it may run already
 		if err == nil {
 			a.mu.Lock()
 			defer a.mu.Unlock()

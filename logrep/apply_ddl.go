@@ -42,6 +42,10 @@ func (t *applyTxn) logical(m *pgoutput.Logical) error {
 		t.skip++
 	case m.Prefix == prefixDDL:
 		return t.ddl(m.Content)
+	case m.Prefix == prefixUserPrepare && t.skip == 0:
+		return t.announce(m.Content)
+	case m.Prefix == prefixUserFinish && t.skip == 0:
+		return t.order(m.Content, t.fk != nil)
 	case m.Prefix == prefixDDLEnd && t.skip > 0:
 		t.skip--
 	}

@@ -42,6 +42,8 @@ func (a *Applier) report(job *applyJob, err error) *mtm.Error {
 		return nil
 	case errors.Is(err, errCancelled) && job.crowded.Load():
 		return mtm.Conflict(fmt.Sprintf("node %d: too many transactions wait for locks of others", a.cfg.Node))
+	case errors.Is(err, errCancelled) && job.behind.Load() != nil:
+		return mtm.Conflict(fmt.Sprintf("node %d: the prepared transaction %q has locks that it needs", a.cfg.Node, *job.behind.Load()))
 	case errors.Is(err, errCancelled):
 		return mtm.Conflict(fmt.Sprintf("node %d: cancelled", a.cfg.Node))
 	}
@@ -96,6 +98,13 @@ func (a *Applier) attempt(ctx context.Context, w *applyWorker, s *applySession, 
 		err := s.apply(job)
 		if err != nil {
 			s, err = a.cleanUp(ctx, s, job, err)
+		}
+		if err != nil && job.user && ctx.Err() == nil {
+			var undo error
+			if s, undo = a.undoUser(ctx, w, s, job); undo != nil {
+				stop()
+				return s, undo
+			}
 		}
 		stop()
 		if err == nil {

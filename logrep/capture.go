@@ -36,6 +36,8 @@ type Capture struct {
 	next      int                      // in order
 	quiet     time.Time                // no incident is told before
 	muted     int                      // how many were not
+
+	user map[mtm.GID]*capturedTxn // what users prepared and is not announced yet; only the reader touches it
 }
 
 // expectation is a prepared transaction that the walsender should be sending.
@@ -56,7 +58,7 @@ const (
 func NewCapture(cfg Config, sink CaptureSink) *Capture {
 	return &Capture{
 		cfg: cfg.withDefaults(), sink: sink, kick: make(chan struct{}, 1), push: make(chan struct{}, 1),
-		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{},
+		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{}, user: map[mtm.GID]*capturedTxn{},
 	}
 }
 

@@ -132,8 +132,10 @@ func (s *captureStream) boundary(ctx context.Context, m pgoutput.Message) error 
 		s.txn = newCapturedTxn(s.writerFor(m.GID))
 	case pgoutput.Prepare:
 		return s.prepared(s.takeTxn(), m)
-	case pgoutput.CommitPrepared, pgoutput.RollbackPrepared:
-		return s.loadLocalIfChanged(ctx)
+	case pgoutput.CommitPrepared:
+		return errors.Join(s.forgetUser(m.GID), s.loadLocalIfChanged(ctx))
+	case pgoutput.RollbackPrepared:
+		return errors.Join(s.forgetUser(m.GID), s.loadLocalIfChanged(ctx))
 	case pgoutput.StreamStart:
 		if s.streams[m.XID] == nil {
 			s.streams[m.XID] = newCapturedTxn(newPayloadWriter(s.cfg.Spills, s.cfg.InlineMax))
@@ -182,9 +184,13 @@ func (s *captureStream) takeStream(xid uint32) *capturedTxn {
 	return t
 }
 
-// writerFor is nil for what another node or a user prepared: nobody wants its content.
+// writerFor is nil for what another node prepared, or somebody who went past the gateway: nobody wants its content.
 func (s *captureStream) writerFor(gid string) *payloadWriter {
-	if g, ours := mtm.ParseGID(gid); !ours || g.Origin != s.cfg.Node {
+	g, ours := mtm.ParseGID(gid)
+	if !ours {
+		g, ours = mtm.ParseUserName(gid)
+	}
+	if !ours || g.Origin != s.cfg.Node {
 		return nil
 	}
 	return newPayloadWriter(s.cfg.Spills, s.cfg.InlineMax)
@@ -209,6 +215,9 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 		return fmt.Errorf("prepare of %q that never began: %w", m.GID, pgoutput.ErrMalformed)
 	}
 	s.local = localChanged(s.local, t)
+	if user, ok := mtm.ParseUserName(m.GID); ok {
+		return s.userPrepared(t, user, mtm.LSN(m.EndLSN))
+	}
 	gid, ours := mtm.ParseGID(m.GID)
 	if !ours && t.replicated() && !t.origin {
 		s.incident(fmt.Sprintf("a transaction prepared directly as %q changed %s", m.GID, t.table))
@@ -223,6 +232,10 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 	if again { // PostgreSQL sends again what was not confirmed when the connection broke
 		s.decoded(gid)
 		return t.abort()
+	}
+	t, err := s.withUser(gid, t)
+	if err != nil {
+		return err
 	}
 	p, err := t.finish()
 	if err != nil {

@@ -34,6 +34,9 @@ type capturedTxn struct {
 	xid     uint64  // … and its transaction id
 	told    bool    // … and it was delivered
 	late    bool    // … and it changed something all the same
+
+	announced []byte // the message that announces what a user prepared
+	ordered   bool   // it orders what becomes of such a transaction
 }
 
 func newCapturedTxn(out *payloadWriter) *capturedTxn {
@@ -103,6 +106,13 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 	case mtm.OpenPrefix:
 		t.sayOpen(string(m.Content))
 		return nil
+	case prefixUserPrepare:
+		t.announced = slices.Clone(body)
+		return nil
+	case prefixUserFinish:
+		t.ordered = true
+		t.flags |= mtm.PayloadDDL
+		t.changes[subxid]++
 	case prefixRecovered:
 		t.origin = true
 		return nil

@@ -14,6 +14,7 @@ type Catalog struct {
 	rivals rivals
 	mu     sync.Mutex
 	ddl    map[mtm.GID]bool // prepared here, and may change tables
+	user   map[mtm.GID]bool // see Announces
 }
 
 // catalogState is what is known between two DDLs.
@@ -24,7 +25,7 @@ type catalogState struct {
 
 // NewCatalog makes a Catalog that knows nothing yet.
 func NewCatalog() *Catalog {
-	c := &Catalog{ddl: map[mtm.GID]bool{}}
+	c := &Catalog{ddl: map[mtm.GID]bool{}, user: map[mtm.GID]bool{}}
 	c.changed()
 	return c
 }

@@ -149,23 +149,38 @@ func (w *finishWorker) finish(ctx context.Context, batch []finishJob) error {
 		w.put(batch...)
 		return err
 	}
+	var after []finishJob
 	for i, job := range batch {
 		err := w.s.simpleAnswer()
 		if _, broken := err.(*brokenError); broken {
-			w.put(batch[i:]...)
+			w.put(append(batch[i:], after...)...)
 			return err
 		}
-		// A session of this node may be ending its PREPARE: the WAL is flushed, and decoded, a moment before the gid
-		// can be seen. So a rollback of our own that finds nothing looks again a few times.
-		landing := !job.commit && job.gid.Origin == w.cfg.Node && job.tries < 4
-		if err == nil || sqlState(err) == "42704" && !landing {
-			w.cfg.Catalog.finished(job.gid)
-			w.sink.Finished(job.gid)
+		switch {
+		case err != nil && (sqlState(err) != "42704" || w.landing(job)):
+			w.again(ctx, job, err)
+		case w.cfg.Catalog.announces(job.gid):
+			after = append(after, job)
+		default:
+			w.done(job)
+		}
+	}
+	for i, job := range after {
+		if err := w.afterEnd(ctx, job); err != nil && w.s.conn.IsClosed() {
+			w.put(after[i:]...)
+			return err
+		} else if err != nil {
+			w.again(ctx, job, err)
 			continue
 		}
-		w.again(ctx, job, err)
+		w.done(job)
 	}
 	return nil
+}
+
+func (w *finishWorker) done(job finishJob) {
+	w.cfg.Catalog.finished(job.gid)
+	w.sink.Finished(job.gid)
 }
 
 // again tries job later: it is busy in another session, or PostgreSQL lacks something for now.

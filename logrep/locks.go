@@ -197,7 +197,11 @@ func (m *lockMonitor) mark(probes []suspect, waits []lockWait) {
 // tell reports one wait, or ends what causes it.
 func (m *lockMonitor) tell(ctx context.Context, job *applyJob, w lockWait) error {
 	if w.blocker == 0 {
+		user, users := mtm.ParseUserName(w.gid)
 		holder, ours := mtm.ParseGID(w.gid)
+		if users && user != job.gid && lockConflict(w.mode, w.held) {
+			return m.behindUser(ctx, job, user)
+		}
 		if !ours || !lockConflict(w.mode, w.held) {
 			return nil
 		}

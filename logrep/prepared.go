@@ -25,19 +25,24 @@ type PreparedXact struct {
 
 // Prepared lists what PostgreSQL holds prepared under gids of mtm, of all origins, oldest first. It first ends apply and
 // finish sessions that an earlier process left behind, and waits for them: one of them could still be preparing
-// something. So call it before Applier and Finisher run. Sessions of a gateway are not its business.
+// something. It ends, too, what users prepared and an earlier process has not ended, or never announced. So call it after
+// RecoveredPosition, and before Applier and Finisher run, with their Catalog. Sessions of a gateway are not its business.
 func Prepared(ctx context.Context, cfg Config) ([]PreparedXact, error) {
-	return prepared(ctx, cfg.withDefaults(), appApply, appFinish)
+	cfg = cfg.withDefaults()
+	return prepared(ctx, cfg, func(conn *pgconn.PgConn) error { return startUser(ctx, conn, cfg.Catalog) }, appApply, appFinish)
 }
 
-// prepared lists them after ending the sessions of apps.
-func prepared(ctx context.Context, cfg Config, apps ...string) ([]PreparedXact, error) {
+// prepared lists them after ending the sessions of apps, and first.
+func prepared(ctx context.Context, cfg Config, first func(*pgconn.PgConn) error, apps ...string) ([]PreparedXact, error) {
 	conn, err := cfg.connect(ctx, appMonitor, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn(conn)
 	if err := endSessions(ctx, conn, "application_name = ANY ($1::text[])", "{"+strings.Join(apps, ",")+"}"); err != nil {
+		return nil, err
+	}
+	if err := first(conn); err != nil {
 		return nil, err
 	}
 	return listPrepared(ctx, conn)

@@ -130,7 +130,7 @@ func (r *Recoverer) session(ctx context.Context) error {
 		if len(group) == 0 {
 			continue
 		}
-		err := s.recoverGroup(group)
+		err := s.recoverGroup(ctx, group)
 		r.setBusy(busyGroup{})
 		if err == nil {
 			failures, limit = 0, min(2*limit, groupTxns)

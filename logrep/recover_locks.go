@@ -74,7 +74,9 @@ func (r *Recoverer) endBlockers(ctx context.Context, conn *pgconn.PgConn, b busy
 		switch {
 		case w.blocker == 0:
 			r.cfg.Log.Info("recovery waits for a prepared transaction", keyGID, b.gid.String(), "holder", w.gid)
-			continue
+			if _, users := mtm.ParseUserName(w.gid); users {
+				err = r.endAhead(ctx, conn, w.gid)
+			}
 		case w.backend == "autovacuum worker":
 			err = m.signal(ctx, "pg_cancel_backend", w.blocker)
 		case w.backend != "client backend" || w.app == appApply || w.app == appFinish || r.sink.Conflict(b.gid, 0, w.blocker, cancel):

@@ -27,6 +27,12 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	if err == nil {
 		err = setOrigin(ctx, conn, r.cfg.RecoverOrigin)
 	}
+	var there bool
+	if err == nil {
+		if there, err = hasUserTable(ctx, conn); err == nil && there {
+			err = carryOut(ctx, conn, r.cfg.Catalog) // what the last transaction that was committed ordered
+		}
+	}
 	var at uint64
 	if err == nil {
 		at, err = position(ctx, conn, r.cfg.RecoverOrigin)
@@ -43,7 +49,10 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 
 // recoverGroup commits all of group in one transaction, with the position of the last. The transaction writes something
 // of its own, so that PostgreSQL flushes it, and keeps the position, even if nothing else in it does.
-func (s *recoverSession) recoverGroup(group []recoverJob) error {
+func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob) error {
+	if err := s.redo(ctx, group[0]); err != nil {
+		return &brokenError{err}
+	}
 	if s.nstmt > maxStmts {
 		if err := s.forget(); err != nil {
 			return err
@@ -52,8 +61,7 @@ func (s *recoverSession) recoverGroup(group []recoverJob) error {
 	s.stale = false
 	at := group[len(group)-1].at
 	s.sendOnce("BEGIN", sentStmt{})
-	s.sendOnce(fmt.Sprintf("SELECT pg_catalog.pg_replication_origin_xact_setup('%X/%X', pg_catalog.now())", uint32(at>>32), uint32(at)), sentStmt{})
-	s.sendOnce("SELECT pg_catalog.pg_logical_emit_message(true, '"+prefixRecovered+"', '')", sentStmt{})
+	s.sendOnce(sayRecovered, sentStmt{})
 	for _, job := range group {
 		if err := s.apply(job); err != nil {
 			return fmt.Errorf("%s: %w", job.gid, err)
@@ -62,6 +70,8 @@ func (s *recoverSession) recoverGroup(group []recoverJob) error {
 	if err := s.drain(); err != nil { // the answers are counted before anything is committed
 		return err
 	}
+	// Not before: what a user prepared is prepared on the way, and must not carry the position.
+	s.sendOnce(fmt.Sprintf("SELECT pg_catalog.pg_replication_origin_xact_setup('%X/%X', pg_catalog.now())", uint32(at>>32), uint32(at)), sentStmt{})
 	s.sendOnce("COMMIT", sentStmt{})
 	s.sync()
 	if err := s.flush(); err != nil {
@@ -78,6 +88,12 @@ func (s *recoverSession) recoverGroup(group []recoverJob) error {
 		if job.payload.Has(mtm.PayloadDDL) {
 			s.cfg.Catalog.changed()
 		}
+	}
+	if first := group[0].gid; s.cfg.Catalog.announces(first) {
+		if err := carryOut(ctx, s.conn, s.cfg.Catalog); err != nil {
+			return &brokenError{err}
+		}
+		s.cfg.Catalog.announcedEnough(first)
 	}
 	return nil
 }
@@ -131,4 +147,7 @@ func (s *recoverSession) learned(err error) bool {
 // prefixRecovered is the prefix of the logical message in each local transaction of recovery. Capture knows such a
 // transaction by it: of one that is streamed, pgoutput announces the origin only if its first change has one, which this
 // message has not (seen on 15).
-const prefixRecovered = "mtm.recovered"
+const (
+	prefixRecovered = "mtm.recovered"
+	sayRecovered    = "SELECT pg_catalog.pg_logical_emit_message(true, '" + prefixRecovered + "', '')"
+)

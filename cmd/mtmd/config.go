@@ -76,7 +76,7 @@ var settings = []setting{
 	{"heartbeat_send_timeout", 50 * time.Millisecond, "time between two heartbeats"},
 	{"heartbeat_recv_timeout", 700 * time.Millisecond, "silence after which a peer counts as lost"},
 	{"permit_timeout", 10 * time.Second, "how long a commit waits until the node may commit"},
-	{"resolve_timeout", 60 * time.Second, "how long a commit waits for its outcome before the client gets 08007"},
+	{"resolve_timeout", 60 * time.Second, "how long a commit waits for its outcome before the client gets 08007; it waits on while the node is online"},
 	{"max_workers", 100, "connections that apply the other nodes' transactions, at most"},
 	{"journal_retention", "16GB", "how much of the journal is kept for nodes that are away: kB, MB, GB or TB"},
 	{"journal_retention_time", 24 * time.Hour, "for how long it is kept"},

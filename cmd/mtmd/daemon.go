@@ -283,6 +283,8 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 		return lr.Catalog.Yield(ctx, d.cfg.NodeID, gid, quiet, limit)
 	}
 	d.gate.yield.Store(&yield)
+	announce := lr.Catalog.Announces
+	d.gate.announce.Store(&announce)
 	d.gate.expectOpen.Store(&expectOpen)
 	d.gate.holds.catalog.Store(lr.Catalog)
 	fates := &fates{gate: d.gate, log: d.log, ask: func(ctx context.Context, xid uint64) (bool, error) { return logrep.Committed(ctx, lr, xid) }}

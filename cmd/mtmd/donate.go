@@ -107,6 +107,9 @@ func (d *daemon) snapshot(ctx context.Context, l *life, start *copyStart) (*init
 		start.What, err = src.Describe(ctx)
 	}
 	if err == nil {
+		err = schema.CheckNonePrepared(ctx, src.Conn())
+	}
+	if err == nil {
 		start.Adaptations, err = schema.ReadAdaptations(ctx, src.Conn())
 	}
 	if err != nil {

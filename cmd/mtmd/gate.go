@@ -24,6 +24,7 @@ type gate struct {
 	expectOpen atomic.Pointer[func(mtm.GID)] // … of one that its session holds open
 	holds      holds
 	lease      *lease
+	announce   atomic.Pointer[func(mtm.GID)]                                                     // tells logrep what a session prepares for a client; nil before the node serves
 	yield      atomic.Pointer[func(context.Context, mtm.GID, time.Duration, time.Duration) bool] // nil before the node serves
 
 	mu        sync.Mutex
@@ -131,6 +132,13 @@ func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 	}
 }
 
+// Announce implements gateway.Commits.
+func (g *gate) Announce(gid mtm.GID) {
+	if announce := g.announce.Load(); announce != nil {
+		(*announce)(gid)
+	}
+}
+
 // Prepared implements gateway.Commits.
 func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	expect := g.expect.Load()
@@ -177,14 +185,19 @@ func (g *gate) Wait(ctx context.Context, gid mtm.GID) *mtm.Error {
 	}
 	timer := time.NewTimer(g.resolve)
 	defer timer.Stop()
-	select {
-	case err := <-c.done:
-		g.metrics.committed(c, err)
-		return err
-	case <-ctx.Done():
-		return mtm.Unknown(gid, "The session ended first.")
-	case <-timer.C:
-		return mtm.Unknown(gid, "No quorum answered within resolve_timeout.")
+	for {
+		select {
+		case err := <-c.done:
+			g.metrics.committed(c, err)
+			return err
+		case <-ctx.Done():
+			return mtm.Unknown(gid, "The session ended first.")
+		case <-timer.C:
+			if !g.lease.held() {
+				return mtm.Unknown(gid, "No quorum answered within resolve_timeout.")
+			}
+			timer.Reset(g.resolve) // the cluster works, and a large transaction takes its time
+		}
 	}
 }
 

@@ -64,3 +64,23 @@ func TestOutcomeReachesWhoWaits(t *testing.T) {
 	g.reply(coordinator.Reply{GID: a, Err: mtm.Conflict("lost")})
 	require.Equal(t, mtm.CodeSerialization, (<-done).Code)
 }
+
+// TestALongCommitIsWaitedFor: resolve_timeout is about a node that has lost the cluster.
+func TestALongCommitIsWaitedFor(t *testing.T) {
+	g, _ := testGate(t)
+	g.resolve = time.Millisecond
+	g.allow(coordinator.OpenGate{Gen: 1, First: 1, Below: 100, Limit: 9})
+	a, err := g.Permit(t.Context(), 0)
+	require.NoError(t, err)
+	g.Prepared(a, nil, false)
+	g.lease.extend(g.lease.clock.now() + uint64(time.Hour.Milliseconds()))
+	done := make(chan *mtm.Error, 1)
+	go func() { done <- g.Wait(context.Background(), a) }()
+	select {
+	case e := <-done:
+		require.Fail(t, "not waited for", "%v", e)
+	case <-time.After(20 * g.resolve):
+	}
+	g.lease.extend(0)
+	require.Equal(t, mtm.CodeOutcomeUnknown, (<-done).Code)
+}

@@ -54,9 +54,12 @@ func (l *lease) why() *mtm.Error {
 	return l.refusal
 }
 
+// held reports whether there is a lease now.
+func (l *lease) held() bool { return l.clock.now() < l.end.Load() }
+
 // refused is why the node serves nobody now.
 func (l *lease) refused() *mtm.Error {
-	if l.clock.now() < l.end.Load() {
+	if l.held() {
 		return nil
 	}
 	return l.why()
@@ -64,7 +67,7 @@ func (l *lease) refused() *mtm.Error {
 
 // hold returns nil when there is a lease.
 func (l *lease) hold(ctx context.Context) error {
-	if l.clock.now() < l.end.Load() {
+	if l.held() {
 		return nil
 	}
 	return l.wait(ctx)
@@ -80,7 +83,7 @@ func (l *lease) wait(ctx context.Context) error {
 		refusal, news := l.refusal, l.news
 		l.mu.Unlock()
 		switch {
-		case l.clock.now() < l.end.Load():
+		case l.held():
 			return nil
 		case refusal != nil:
 			return refusal

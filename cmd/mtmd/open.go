@@ -61,7 +61,8 @@ func (g *gate) Held(gid mtm.GID, _ uint64, obey func(gateway.Order)) {
 	h.obey[gid] = obey
 	h.mu.Unlock()
 	g.ended(coordinator.Prepared{GID: gid, Open: true}, g.expectOpen.Load())
-	time.AfterFunc(openTimeout, func() { g.Cancel(gid) }) // does nothing to what has been accepted by then
+	late := mtm.Conflict("Its session holds it open, and it did not come to all nodes within " + openTimeout.String() + ".")
+	time.AfterFunc(openTimeout, func() { g.post(coordinator.Cancelled{GID: gid, Err: late}) }) // does nothing to what has been accepted by then
 }
 
 // openTimeout bounds how long a transaction that is held open may take to come to its precommit: a reconnect of the slot can

@@ -314,10 +314,11 @@ func (s *session) failed(e expect, msg []byte) {
 	if first {
 		s.step.err, s.step.raw = perr, bytes.Clone(msg)
 	}
-	show := e.role == roleClient && (!s.catch || !first)
+	his := e.role == roleClient || e.his
+	show := his && (!s.catch || !first)
 	s.cond.Broadcast()
 	s.mu.Unlock()
-	if e.role == roleClient && !show {
+	if his && !show {
 		show = !s.intact()
 	}
 	if show {

@@ -56,6 +56,9 @@ type Commits interface {
 	// Permit asks for the right to send PREPARE TRANSACTION, and blocks while a switch is pending or too many are in
 	// flight. age is in microseconds since 1970, of the first attempt; 0: now.
 	Permit(ctx context.Context, age uint64) (mtm.GID, error)
+	// Announce: the session is about to prepare a transaction of its client's under gid.UserName(), and then gid itself, which
+	// announces that one. It comes between Permit and Prepared.
+	Announce(gid mtm.GID)
 	// Prepared tells how PREPARE TRANSACTION was answered, once for each Permit. err nil: prepared. unknown: the
 	// connection broke before an answer came.
 	Prepared(gid mtm.GID, err *mtm.Error, unknown bool)

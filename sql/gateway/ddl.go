@@ -102,6 +102,10 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 			s.warnNoBlock()
 		}
 		return s.commitPiece(ctx, st, age)
+	case st.Kind == statement.PrepareTx && tx == 'T':
+		stop, err := s.userPiece(ctx, st, implicit, age)
+		return false, stop, err
+	case st.Kind == statement.PrepareTx:
 	case st.Kind == statement.Rollback && implicit:
 		s.warnNoBlock()
 		implicit = false

@@ -211,7 +211,7 @@ func (s *session) appendMeta(m meta, again bool) {
 	s.toBackend = append(s.toBackend, s.batch[m.off:m.off+m.n]...)
 	e := expect{op: m.typ, name: m.name}
 	if m.silent {
-		e.role = roleOurs
+		e.role, e.his = roleOurs, true
 	}
 	switch m.typ {
 	case 'P':

@@ -219,6 +219,8 @@ func (f *fakeCommits) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 	return mtm.GID{Origin: 1, Gen: 1, Seq: f.seq.Add(1)}, nil
 }
 
+func (f *fakeCommits) Announce(mtm.GID) {}
+
 func (f *fakeCommits) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	f.permits.Add(-1)
 	f.mu.Lock()

@@ -36,6 +36,7 @@ type expect struct {
 	parse *prepared  // op P: what it defines
 	name  string     // op P, C: of the statement
 	err   *mtm.Error // what the client is told instead of the error that comes
+	his   bool       // roleOurs, but an error of it is the client's
 }
 
 // prepared is what is known of a client's prepared statement.

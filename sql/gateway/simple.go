@@ -132,7 +132,10 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		return s.refuse(e)
 	}
 	s.noteTemporary(st)
-	if tx == 'I' && s.clientReadOnly && st.Kind != statement.Session {
+	if st.Kind == statement.FinishPrepared || st.Kind == statement.PrepareTx && tx == 'T' {
+		return s.aboutUser(ctx, st)
+	}
+	if tx == 'I' && (s.clientReadOnly && st.Kind != statement.Session || st.Kind == statement.PrepareTx) {
 		return s.forward(false)
 	}
 	u := &unit{stmts: []*statement.Statement{st}, text: text}
@@ -424,13 +427,13 @@ func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte)
 	case statement.Refused:
 		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: st.Why, Hint: st.Hint}
 	case statement.PrepareTx, statement.FinishPrepared:
-		if strings.HasPrefix(st.GID, mtm.GIDPrefix) {
-			return &mtm.Error{
-				Code: mtm.CodeReservedName, Msg: fmt.Sprintf("transaction identifier %q is reserved", st.GID),
-				Detail: fmt.Sprintf("Identifiers that begin with %q belong to multimaster.", mtm.GIDPrefix),
-			}
+		if e := refusalOfGID(st.GID); e != nil {
+			return e
 		}
-		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: "user two-phase commit is not supported yet"}
+		if st.Kind == statement.FinishPrepared && tx == 'T' {
+			return &mtm.Error{Code: "25001", Msg: finishTag(st) + " cannot run inside a transaction block"}
+		}
+		return s.admit(ctx, true)
 	case statement.Begin, statement.Commit, statement.Rollback, statement.Savepoint:
 		return nil
 	}

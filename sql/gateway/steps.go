@@ -77,7 +77,8 @@ func needsBlock(metas []meta, end byte) bool {
 		case m.typ == 'B' && end != 'S':
 			return !controls(metas[i:])
 		case m.typ != 'E':
-		case m.kind() == statement.Begin, m.kind() == statement.Commit, m.kind() == statement.Rollback:
+		case m.kind() == statement.Begin, m.kind() == statement.Commit, m.kind() == statement.Rollback,
+			m.kind() == statement.PrepareTx, m.kind() == statement.FinishPrepared:
 			return false
 		case !m.plain():
 			return !(m.kind() == statement.Local || m.kind() == statement.Savepoint)
@@ -93,7 +94,7 @@ func controls(metas []meta) bool {
 	for i := range metas {
 		if metas[i].typ == 'E' {
 			switch metas[i].kind() {
-			case statement.Begin, statement.Commit, statement.Rollback:
+			case statement.Begin, statement.Commit, statement.Rollback, statement.PrepareTx, statement.FinishPrepared:
 				return true
 			}
 			return false
@@ -156,6 +157,10 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	case statement.Commit:
 		if tx == 'T' {
 			return end, s.commitStep(ctx, m, tx, last && end == 'S')
+		}
+	case statement.PrepareTx, statement.FinishPrepared:
+		if tx == 'T' || tx == 'I' && m.kind() == statement.FinishPrepared {
+			return end, s.userStep(ctx, m)
 		}
 	case statement.Rollback:
 		if !m.def.stmt.Has(statement.Chain) {

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"mtm"
 )
 
 // Adaptations is what mtm has changed of the user's objects in a database. A copy of the database has them changed likewise, for
@@ -109,4 +111,20 @@ func quoteLiteral(s string) string {
 		out = append(out, s[i])
 	}
 	return string(append(out, '\''))
+}
+
+// CheckNonePrepared refuses, in the session's transaction, to copy a database while users hold transactions prepared (55000): a
+// copy has the rows of those that are committed, and cannot have the others.
+func CheckNonePrepared(ctx context.Context, conn *pgx.Conn) error {
+	var names []string
+	err := conn.QueryRow(ctx, `SELECT ARRAY(SELECT name FROM mtm.prepared ORDER BY prepared LIMIT 10)`).Scan(&names)
+	if err != nil {
+		return fmt.Errorf("list what users prepared: %w", err)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return &mtm.Error{Code: "55000", Msg: "a node cannot be added while transactions are prepared by users",
+		Detail: fmt.Sprintf("Prepared: %q.", names),
+		Hint:   "End them with COMMIT PREPARED or ROLLBACK PREPARED (pg_prepared_xacts lists them), then try again."}
 }

@@ -9,17 +9,19 @@ BEGIN
     RETURN QUERY WITH RECURSIVE family(member) AS (
         VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.member
     ), t AS (
-        SELECT c.oid, c.relreplident AS ident, m.relid IS NOT NULL AS ours,
+        SELECT c.oid, c.relreplident AS ident,
             EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
                 AND CASE c.relreplident WHEN 'i' THEN x.indisreplident ELSE x.indisprimary END) AS has_key
-        FROM family f JOIN pg_class c ON c.oid = f.member LEFT JOIN mtm.full_identity m ON m.relid = c.oid
+        FROM family f JOIN pg_class c ON c.oid = f.member
         WHERE c.relkind = 'r' AND c.relpersistence = 'p'
     )
     SELECT t.oid, w.action
-    FROM t CROSS JOIN LATERAL (SELECT CASE
+    FROM t CROSS JOIN LATERAL (SELECT CASE -- full_identity is read only where it must be: SERIALIZABLE transactions meet there
         WHEN t.ident IN ('d', 'i') AND NOT t.has_key THEN 'full'
-        WHEN t.ours AND t.ident = 'f' AND t.has_key THEN 'default'
-        WHEN t.ours AND t.ident <> 'f' THEN 'forget' END) AS w(action)
+        WHEN t.ident = 'f' AND NOT t.has_key THEN NULL
+        WHEN NOT EXISTS (SELECT FROM mtm.full_identity m WHERE m.relid = t.oid) THEN NULL
+        WHEN t.ident = 'f' THEN 'default'
+        ELSE 'forget' END) AS w(action)
     WHERE w.action IS NOT NULL;
 END $$;
 

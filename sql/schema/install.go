@@ -38,14 +38,16 @@ var (
 	sequencesSQL string
 	//go:embed ddl.sql
 	ddlSQL string
+	//go:embed prepared.sql
+	preparedSQL string
 	//go:embed setup.sql
 	setupSQL string
 	//go:embed uninstall.sql
 	uninstallSQL string
 )
 
-// functionsSQL is run by Install and by each Upgrade: everything in it is CREATE OR REPLACE.
-var functionsSQL = []string{statusSQL, askSQL, adminSQL, sequencesSQL, ddlSQL}
+// functionsSQL is run by Install and by each Upgrade: everything in it is CREATE OR REPLACE, or IF NOT EXISTS.
+var functionsSQL = []string{statusSQL, askSQL, adminSQL, sequencesSQL, ddlSQL, preparedSQL}
 
 // migrations[i] leads from version i+1 to i+2. It runs before functionsSQL, and may drop functions whose columns change.
 var migrations = []string{}

@@ -199,7 +199,7 @@ func classifyTransaction(w words, s *Statement) {
 		s.Kind = Savepoint
 	case t.Token_PREPARE:
 		s.Kind = Session
-		if w.at(1) == t.Token_TRANSACTION && w.at(2) == t.Token_SCONST {
+		if w.at(1) == t.Token_TRANSACTION && w.at(2) != t.Token_AS && w.at(2) != '(' {
 			s.Kind = PrepareTx
 		}
 	}
@@ -207,8 +207,28 @@ func classifyTransaction(w words, s *Statement) {
 		s.Kind = FinishPrepared
 	}
 	if s.Kind == PrepareTx || s.Kind == FinishPrepared {
-		s.GID = strings.Trim(w.word(2), "'")
+		gid, plain := plainLiteral(w.word(2))
+		if s.GID = gid; !plain {
+			s.Kind, s.Why = Refused, "the identifier of a prepared transaction must be a plain string"
+		}
+		if w.at(0) == t.Token_COMMIT {
+			s.Flags |= Commits
+		}
 	}
+}
+
+// plainLiteral is the value of a string constant without escapes.
+func plainLiteral(word string) (string, bool) {
+	word = strings.TrimPrefix(strings.TrimPrefix(word, "E"), "e")
+	if tag, _, dollar := strings.Cut(strings.TrimPrefix(word, "$"), "$"); dollar && strings.HasPrefix(word, "$") && len(word) >= 2*len(tag)+4 {
+		return word[len(tag)+2 : len(word)-len(tag)-2], true
+	}
+	if len(word) < 2 || word[0] != '\'' || strings.Contains(word, `\`) {
+		return "", false
+	}
+	inner := word[1 : len(word)-1]
+	value := strings.ReplaceAll(inner, "''", "'")
+	return value, 2*strings.Count(value, "'") == strings.Count(inner, "'")
 }
 
 // mentions looks for names of things that mtm must show otherwise than PostgreSQL has them.

@@ -25,7 +25,7 @@ func TestKinds(t *testing.T) {
 		{"rollback to savepoint a", Savepoint, 0},
 		{"release a", Savepoint, 0},
 		{"prepare transaction 'x'", PrepareTx, 0},
-		{"commit prepared 'x'", FinishPrepared, 0},
+		{"commit prepared 'x'", FinishPrepared, Commits},
 		{"rollback prepared 'x'", FinishPrepared, 0},
 		{"prepare p as select 1", Session, 0},
 		{"prepare transaction as select 1", Session, 0},

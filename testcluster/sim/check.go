@@ -34,7 +34,7 @@ type checker struct {
 func newChecker(w *world) checker {
 	return checker{
 		w: w, txns: map[mtm.GID]*record{},
-		order: make([][]mtm.GID, w.keys), fresh: make([]int, w.keys),
+		order: make([][]mtm.GID, w.rowsInAll()), fresh: make([]int, w.rowsInAll()),
 		gens: map[uint64]mtm.Generation{}, votes: map[mtm.NodeID]uint64{}, last: map[mtm.NodeID]uint64{},
 		alone: map[mtm.NodeID]uint64{},
 	}

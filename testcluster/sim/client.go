@@ -9,18 +9,20 @@ import (
 
 // client runs one transaction after the other, each on a node of its choice.
 type client struct {
-	w     *world
-	id    int
-	left  int
-	n     *node
-	life  uint64 // of n's mtmd
-	x     *xact
-	gid   mtm.GID
-	waits bool // for a Reply
-	empty bool // wrote only what is not replicated
-	local bool // mtm.wait_peer_commits = off
-	open  bool // PostgreSQL cannot prepare it
-	age   uint64
+	w      *world
+	id     int
+	left   int
+	n      *node
+	life   uint64 // of n's mtmd
+	x      *xact
+	gid    mtm.GID
+	waits  bool // for a Reply
+	empty  bool // wrote only what is not replicated
+	local  bool // mtm.wait_peer_commits = off
+	open   bool // PostgreSQL cannot prepare it
+	user   bool // it is prepared for its user, who ends it later
+	orders bool // it ends what a user prepared
+	age    uint64
 	serial
 }
 
@@ -51,6 +53,7 @@ func (c *client) begin() {
 	c.n, c.life, c.gid, c.waits = n, n.life, mtm.GID{}, false
 	c.empty, c.local = w.chance(w.plan.empty), w.chance(w.waitLoc)
 	c.open = !c.empty && w.chance(w.plan.streamed)
+	c.user = !c.empty && !c.open && w.chance(w.user)
 	c.age = w.now + w.between(0, 20*ms)
 	n.sessions = append(n.sessions, c)
 	c.x = n.pg.begin(true)
@@ -106,6 +109,14 @@ func (c *client) commit() {
 func (c *client) permitted(gid mtm.GID) {
 	w := c.w
 	c.gid, c.x.gid = gid, gid
+	if c.orders {
+		c.permittedOrder(gid)
+		return
+	}
+	if c.user {
+		c.permittedUser(gid)
+		return
+	}
 	w.check.begin(gid, c.x.images, c.local)
 	w.tracef("n%d client %d asks to commit as %s %v", c.n.id, c.id, gid, c.x.images)
 	c.n.push(coordinator.Permitted{GID: gid, Age: c.age})
@@ -187,5 +198,9 @@ func (c *client) over() {
 func (c *client) again() {
 	c.waits, c.gid = false, mtm.GID{}
 	c.turn++
+	if c.orders {
+		c.w.clients = slices.DeleteFunc(c.w.clients, func(other *client) bool { return other == c })
+		return
+	}
 	c.w.after(c.w.between(1*ms, 120*ms), c.begin)
 }

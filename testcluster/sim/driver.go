@@ -60,12 +60,17 @@ func (n *node) apply(a coordinator.Apply) {
 	x := n.pg.begin(false)
 	x.gid = a.GID
 	x.atMark = w.elections && n.brain != nil && a.GID.Gen < n.brain.Status().Generation.Num
-	for _, im := range images {
-		x.stmts = append(x.stmts, stmt{op: im.op, key: im.key, val: im.val, absolute: true})
-	}
+	x.stmts = n.statements(a.GID, images)
 	x.finished = func() { n.pg.prepare(x, nil) }
 	x.ended = func(e end) {
+		if e.err != nil && e.err.Code == "02000" && w.users.orders[a.GID].of != nil {
+			e.err = mtm.Conflict("Another order was first.")
+		}
 		n.post(w.between(50, 3*ms), life, coordinator.Applied{GID: a.GID, Err: e.err})
+	}
+	if u := w.users.byGID[a.GID]; u != nil {
+		ended := x.ended
+		x.finished = func() { n.pg.prepareUser(x, u, absolute(images)[0], ended) }
 	}
 	w.after(w.between(50, 1*ms), func() { x.next(0) })
 	w.after(20, func() {
@@ -73,6 +78,24 @@ func (n *node) apply(a coordinator.Apply) {
 			n.rumour(a.GID)
 		}
 	})
+}
+
+func absolute(images []image) (list []stmt) {
+	for _, im := range images {
+		list = append(list, stmt{op: im.op, key: im.key, val: im.val, absolute: true})
+	}
+	return list
+}
+
+// statements are those that apply gid: of an announcement what it announces, of an order its own alone.
+func (n *node) statements(gid mtm.GID, images []image) []stmt {
+	switch {
+	case n.w.users.byGID[gid] != nil:
+		images = n.w.users.byGID[gid].images
+	case n.w.users.orders[gid].of != nil:
+		images = images[:1]
+	}
+	return absolute(images)
 }
 
 // rumour tells the brain that gid and others in flight are in each other's way, as logrep does before they wait when they change
@@ -118,6 +141,10 @@ func (n *node) finish(f coordinator.Finish, life uint64) {
 			w.after(w.between(1*ms, 20*ms), func() { n.finish(f, life) })
 		case n.pg.up:
 			n.pg.finish(f.GID, f.Commit)
+			if n.pg.ordered[f.GID] != nil {
+				w.after(w.between(20, 2*ms), func() { n.carryOut(f, life) })
+				return
+			}
 			n.post(w.between(20, 3*ms), life, coordinator.Finished{GID: f.GID})
 		}
 	})

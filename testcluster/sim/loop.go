@@ -67,6 +67,7 @@ func (n *node) start() {
 	for _, r := range n.disk.records[n.disk.base:] {
 		n.brain.Replay(r)
 	}
+	n.pg.startUsers()
 	held, committed := n.pg.preparedGIDs(), n.pg.fateOf(n.brain.Open())
 	w.tracef("n%d START life %d, journal of %d records, prepared %v", n.id, n.life, len(n.disk.records), held)
 	n.cleanSpills()

@@ -55,15 +55,18 @@ type postgres struct {
 	prepared  map[mtm.GID]*xact
 	open      map[mtm.GID]*xact // held by sessions; kept when they are gone until the process knows
 	done      map[mtm.GID]bool  // those of open that were committed: what the transaction id tells
+	user      map[mtm.GID]*xact // prepared by users, by their announcements
+	ordered   map[mtm.GID]*xact // orders that are committed and not carried out yet
 	slot      slot
 	recovered uint64 // ApplyRecovered.At, kept with the data
 }
 
 func newPostgres(w *world, n *node) *postgres {
-	pg := &postgres{w: w, n: n, up: true, rows: make([]row, w.keys), prepared: map[mtm.GID]*xact{},
+	pg := &postgres{w: w, n: n, up: true, rows: make([]row, w.rowsInAll()), prepared: map[mtm.GID]*xact{},
+		user: map[mtm.GID]*xact{}, ordered: map[mtm.GID]*xact{},
 		open: map[mtm.GID]*xact{}, done: map[mtm.GID]bool{}}
 	for k := range pg.rows {
-		pg.rows[k].exists, pg.rows[k].val = k%2 == 0, 100
+		pg.rows[k].exists, pg.rows[k].val = k%2 == 0 && k < w.keys, 100
 	}
 	pg.slot.pg = pg
 	return pg
@@ -134,6 +137,10 @@ func (pg *postgres) prepare(x *xact, fails *mtm.Error) {
 }
 
 func (pg *postgres) nowPrepared(x *xact) {
+	if x.user != nil {
+		pg.userPrepared(x)
+		return
+	}
 	x.state = xactPrepared
 	pg.forgetLive(x)
 	pg.prepared[x.gid] = x
@@ -147,10 +154,18 @@ func (pg *postgres) nowPrepared(x *xact) {
 // finish is COMMIT PREPARED or ROLLBACK PREPARED; an unknown gid is done already.
 func (pg *postgres) finish(gid mtm.GID, commit bool) {
 	x := pg.prepared[gid]
+	delete(pg.prepared, gid)
+	if u := pg.w.users.byGID[gid]; u != nil && !commit {
+		pg.dropUser(u)
+	}
 	if x == nil {
 		return
 	}
-	delete(pg.prepared, gid)
+	if pg.w.users.orders[gid].of != nil && commit {
+		pg.w.tracef("n%d pg committed order %s", pg.n.id, gid)
+		pg.ordered[gid] = x
+		return
+	}
 	x.state = xactDead
 	if commit {
 		pg.w.tracef("n%d pg committed %s", pg.n.id, gid)

@@ -141,7 +141,7 @@ func (s *slot) pump() {
 
 // land: a PREPARE, or a COMMIT, that was under way has reached the disk.
 func (pg *postgres) land(x *xact) {
-	if len(x.items) > 0 {
+	if len(x.items) > 0 && x.user == nil {
 		pg.nowCommitted(x)
 		return
 	}

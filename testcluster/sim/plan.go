@@ -29,6 +29,14 @@ const (
 	plantFateless  = "open-fate-unknown"  // a restart takes what was committed for lost
 )
 
+// Those of what users prepare.
+const (
+	plantUserDropped = "user-dropped" // a restart rolls back what is about to be announced
+	plantOrderLost   = "order-lost"   // … and does not carry out what was ordered
+)
+
+var userPlants = []string{plantUserDropped, plantOrderLost}
+
 // Those that need a referee.
 const (
 	plantTwoGrants  = "referee-grants-twice"  // the row is empty for everybody
@@ -39,7 +47,7 @@ const (
 
 var refereePlants = []string{plantTwoGrants, plantGrantLost, plantEarlyClear, plantNoWait}
 
-var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder, plantNoConfirm, plantEarly, plantFateless}
+var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder, plantNoConfirm, plantEarly, plantFateless, plantUserDropped, plantOrderLost}
 
 var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
 
@@ -88,6 +96,7 @@ type plan struct {
 	freezeEvery uint64  // mean time between freezes of a process; 0: none
 	streamed    float64 // chance that PostgreSQL cannot prepare a transaction
 	longAway    float64 // chance that a crashed node stays away long enough to be excluded
+	user        float64 // chance that a user prepares a transaction and ends it later
 	drift       float64 // clocks run faster or slower by up to this
 
 	hasReferee   bool

@@ -232,17 +232,23 @@ func (n *node) recoverSome() {
 		again(5 * ms)
 		return
 	}
+	n.pg.carryOutAll()
 	n.post(w.between(20, 1*ms), life, coordinator.Recovered{At: n.pg.recovered})
 	if len(n.recQueue) == 0 {
 		n.recBusy = false
 		return
 	}
 	x := n.pg.begin(false)
-	for _, a := range n.recQueue[:min(len(n.recQueue), 1+w.rng.IntN(4))] {
+	for i, a := range n.recQueue[:min(len(n.recQueue), 1+w.rng.IntN(4))] {
+		alone := w.users.byGID[a.GID] != nil || w.users.orders[a.GID].of != nil
+		if i > 0 && alone {
+			break
+		}
 		images, _ := n.content(a.Payload)
 		x.items = append(x.items, recoverItem{a.GID, a.At, images})
-		for _, im := range images {
-			x.stmts = append(x.stmts, stmt{op: im.op, key: im.key, val: im.val, absolute: true})
+		x.stmts = append(x.stmts, n.statements(a.GID, images)...)
+		if alone {
+			break
 		}
 	}
 	x.finished = func() { n.pg.commit(x) }
@@ -251,6 +257,11 @@ func (n *node) recoverSome() {
 			w.fail("S3 n%d cannot recover %v: %v", n.id, x.items[0].gid, e.err)
 		}
 		again(w.between(50, 2*ms))
+	}
+	if it := x.items[0]; w.users.byGID[it.gid] != nil {
+		u, ended := w.users.byGID[it.gid], x.ended
+		n.pg.dropUser(u) // of an earlier try
+		x.finished = func() { n.pg.prepareUser(x, u, absolute(it.images)[0], ended) }
 	}
 	w.after(w.between(50, 1*ms), func() { x.next(0) })
 }
@@ -272,18 +283,29 @@ func (pg *postgres) nowCommitted(x *xact) {
 	pg.forgetLive(x)
 	for _, it := range x.items {
 		pg.w.check.recovered(pg.n, it)
+		pg.recovered = max(pg.recovered, it.at)
+	}
+	if gid := x.items[0].gid; pg.w.users.orders[gid].of != nil {
+		pg.ordered[gid] = x
+		return
+	}
+	pg.publishRecovered(x)
+	pg.release(x)
+}
+
+// publishRecovered makes the writes of recovered transactions the committed ones.
+func (pg *postgres) publishRecovered(x *xact) {
+	for _, it := range x.items {
 		for _, k := range keysOf(it.images) {
 			pg.w.check.version(pg.n, it.gid, k, it.images)
 			pg.rows[k].last = it.gid
 			pg.rows[k].version++
 		}
-		pg.recovered = max(pg.recovered, it.at)
 	}
 	for _, k := range x.held {
 		r := &pg.rows[k]
 		r.exists, r.val = r.pending.exists, r.pending.val
 	}
-	pg.release(x)
 }
 
 func keysOf(images []image) (keys []int) {

@@ -72,6 +72,9 @@ func (n *node) unrest(away mtm.NodeID) string {
 	if len(n.pg.prepared) > 0 {
 		return fmt.Sprintf("holds %v prepared", n.pg.preparedGIDs())
 	}
+	if n.unrestOfUsers() {
+		return fmt.Sprintf("holds %d that users prepared", len(n.pg.user))
+	}
 	if len(n.pg.live) > 0 {
 		return "has open transactions"
 	}

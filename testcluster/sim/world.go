@@ -25,6 +25,7 @@ type world struct {
 	referee  referee
 	traps    []*trap
 	check    checker
+	users    users
 	payloads [][]image // what Payload.Data and Payload.Spill stand for
 	calm     bool      // the second phase: no more faults
 	done     bool
@@ -71,6 +72,10 @@ func newWorld(seed uint64, o options) *world {
 	if o.members {
 		w.setMembers()
 	}
+	w.users = newUsers()
+	if w.elections && !o.members && (seed%3 == 0 || slices.Contains(userPlants, o.plant)) {
+		w.user = 0.25
+	}
 	w.check = newChecker(w)
 	for i := 1; i <= w.plan.nodes; i++ {
 		w.all = w.all.With(mtm.NodeID(i))
@@ -100,6 +105,10 @@ func (w *world) play() {
 	}
 	for i := 0; i < w.plan.clients; i++ {
 		newClient(w, i)
+	}
+	if w.user > 0 {
+		w.after(50*ms, w.ender)
+		w.after(60*ms, w.ender)
 	}
 	w.scheduleFaults()
 	w.at(w.faultsUntil, w.beginCalm)

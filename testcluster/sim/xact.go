@@ -39,6 +39,8 @@ type xact struct {
 	life     uint64        // of the mtmd whose session holds it open
 	commit   bool          // … and what it was told to do
 	items    []recoverItem // recovered transactions, committed together
+	user     *userTxn      // it is what a user prepares
+	behind   int           // looks at which it waited for what a user had prepared
 }
 
 // How long, in simulated microseconds.
@@ -127,6 +129,12 @@ func (x *xact) conflict(key int) {
 	case h.session && h.state == xactActive:
 		w.tracef("n%d %s dooms a session", n.id, x.gid)
 		x.pg.kill(h, mtm.Conflict("Doomed by an older transaction."))
+	case h.user != nil && x.pg.announced(h.user):
+		if x.behind++; x.behind > 20 {
+			w.tracef("n%d %s is refused: it waits for what a user prepared", n.id, x.gid)
+			x.pg.kill(x, mtm.Conflict("A user's prepared transaction has locks that it needs."))
+			return
+		}
 	default:
 		if n.alive {
 			n.push(coordinator.Blocked{Waiter: x.gid, Holder: h.gid})
@@ -145,5 +153,9 @@ func (s *slot) deliver(gid mtm.GID, lsn mtm.LSN) {
 		images = images[:w.rng.IntN(len(images))]
 	}
 	n.rumour(gid)
-	n.push(coordinator.Captured{GID: gid, LSN: lsn, Payload: n.payload(images, rec.waitLocal)})
+	var flags []mtm.PayloadFlags
+	if w.users.byGID[gid] != nil || w.users.orders[gid].of != nil {
+		flags = append(flags, mtm.PayloadDDL) // so that nothing of it is applied early
+	}
+	n.push(coordinator.Captured{GID: gid, LSN: lsn, Payload: n.payload(images, rec.waitLocal, flags...)})
 }
