@@ -51,7 +51,9 @@ type addProgress struct {
 
 // addState is what must be undone after a crash.
 type addState struct {
-	Roles []string `json:"roles"`
+	Roles []string  `json:"roles"`
+	Copy  string    `json:"copy,omitempty"` // while rows are copied: the donor's name of the copy, with which it can go on
+	Donor nodeState `json:"donor"`
 }
 
 const (
@@ -61,6 +63,8 @@ const (
 	addMaxJobs  = 32
 	addTellEach = 250 * time.Millisecond
 	undoWait    = time.Minute
+
+	joinCallWait = 5 * time.Second
 )
 
 var errAdding = errors.New("this node is being added already")
@@ -77,9 +81,24 @@ func (d *daemon) addSelf(ctx context.Context, req addRequest, tell func(addProgr
 	if len(req.Donors) == 0 {
 		return errors.New("no node to copy was named")
 	}
+	if old, err := d.loadAdding(); err == nil && old != nil { // of an earlier life
+		if old.Copy != "" {
+			d.log.Info("going on with the copy of an earlier attempt", keyNode, old.Donor.ID)
+			if err = d.goOn(ctx, req, tell, errors.New("it was interrupted")); err == nil {
+				return nil
+			}
+			d.log.Warn("an earlier attempt cannot be continued", keyError, err)
+		}
+		if err := d.undoAdd(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+	}
 	for try := 0; ; try++ {
 		donor := req.Donors[try%len(req.Donors)]
-		err := d.copyFrom(ctx, req, donor, tell)
+		err := d.copyFrom(ctx, req, donor, nil, tell)
+		if resumable(err) {
+			err = d.goOn(ctx, req, tell, err)
+		}
 		if err == nil {
 			return nil
 		}
@@ -97,10 +116,52 @@ func (d *daemon) addSelf(ctx context.Context, req addRequest, tell func(addProgr
 	}
 }
 
+// goOn tries to go on with a copy that was interrupted by why, with the donor's same snapshot, for as long as that is kept.
+func (d *daemon) goOn(ctx context.Context, req addRequest, tell func(addProgress) error, why error) error {
+	for until := time.Now().Add(copyGrace); time.Now().Before(until); {
+		state, err := d.loadAdding()
+		if err != nil || state == nil || state.Copy == "" {
+			return errors.Join(why, err)
+		}
+		if err := tell(addProgress{Phase: "retry", Donor: int(state.Donor.ID), Note: "going on after: " + why.Error()}); err != nil {
+			return err
+		}
+		began := time.Now()
+		if why = d.copyFrom(ctx, req, state.Donor, state, tell); why == nil || !resumable(why) || ctx.Err() != nil {
+			return why
+		}
+		if time.Since(began) > copyGrace { // it went on for a while
+			until = time.Now().Add(copyGrace)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(copyPause):
+		}
+	}
+	return why
+}
+
+// resumable: the donor, or this node's PostgreSQL, was out of reach, and may be back in a moment.
+func resumable(err error) bool {
+	if err == nil {
+		return false
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return strings.HasPrefix(pg.Code, "57P0") || strings.HasPrefix(pg.Code, "08")
+	}
+	var connecting *pgconn.ConnectError
+	return errors.Is(err, admin.ErrNotReachable) || errors.As(err, &connecting) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
 // adder is one attempt.
 type adder struct {
 	d      *daemon
 	req    addRequest
+	from   nodeState
+	state  addState
+	resume bool
 	donor  watcher
 	target *initcopy.Target
 	start  copyStart
@@ -112,24 +173,44 @@ type adder struct {
 	bytes atomic.Int64
 }
 
-func (d *daemon) copyFrom(ctx context.Context, req addRequest, from nodeState, tell func(addProgress) error) error {
+// copyFrom copies a donor. old is what is left of the copy to go on with; nil: a new one.
+func (d *daemon) copyFrom(ctx context.Context, req addRequest, from nodeState, old *addState, tell func(addProgress) error) error {
 	addr := d.peerAddress(from)
 	conn, err := admin.Dial(addr, int(from.ID), cert.Files{CA: d.cfg.TLSCA, Cert: d.cfg.TLSCert, Key: d.cfg.TLSKey})
 	if err != nil {
 		return err
 	}
 	defer conn.Close() //nolint:errcheck // nothing is lost
-	a := &adder{d: d, req: req, donor: conn, tell: tell, said: addProgress{Donor: int(from.ID)}}
+	a := &adder{d: d, req: req, from: from, donor: conn, tell: tell, said: addProgress{Donor: int(from.ID)}}
+	if old != nil {
+		a.state, a.resume = *old, true
+	}
 	if a.target, err = initcopy.NewTarget(ctx, d.cfg.Postgres); err != nil {
 		return err
 	}
-	if err := d.saveAdding(&addState{}); err != nil {
+	if err := d.saveAdding(&a.state); err != nil {
 		return err
 	}
 	if err := a.fill(ctx); err != nil {
+		if ctx.Err() != nil || !resumable(err) {
+			a.release(ctx, conn)
+		}
 		return err
 	}
+	a.release(ctx, conn)
 	return a.become(ctx)
+}
+
+// release has the donor keep the snapshot no longer. If that does not hear of it, it will not keep it for long.
+func (a *adder) release(ctx context.Context, donor *admin.Conn) {
+	if a.start.Copy == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), joinCallWait)
+	defer cancel()
+	if err := donor.Call(ctx, "copy_end", copyRequest{NodeID: a.d.cfg.NodeID, Copy: a.start.Copy}, nil); err != nil {
+		a.d.log.Debug("end the copy at the donor", keyError, err)
+	}
 }
 
 // fill copies the donor's database while the donor keeps the snapshot.
@@ -140,7 +221,7 @@ func (a *adder) fill(ctx context.Context) error {
 	started := make(chan struct{})
 	errDone := errors.New("done")
 	g.Go(func() error {
-		err := a.donor.Watch(ctx, "copy", copyRequest{NodeID: a.d.cfg.NodeID}, func(text []byte) error {
+		err := a.donor.Watch(ctx, "copy", copyRequest{NodeID: a.d.cfg.NodeID, Copy: a.state.Copy}, func(text []byte) error {
 			if a.start.Copy != "" {
 				return nil
 			}
@@ -174,6 +255,40 @@ func (a *adder) fill(ctx context.Context) error {
 
 // load is all that needs the donor.
 func (a *adder) load(ctx context.Context) error {
+	if !a.resume {
+		if err := a.prepare(ctx); err != nil {
+			return err
+		}
+	}
+	t, what := a.target, a.start.What
+	if err := a.rows(ctx); err != nil {
+		return err
+	}
+	a.state.Copy = "" // what follows is done at once, or undone
+	if err := a.d.saveAdding(&a.state); err != nil {
+		return err
+	}
+	post, err := t.Unmark(ctx)
+	if err != nil {
+		return err
+	}
+	steps := []func() error{
+		func() error { return t.Views(ctx, what, false) },
+		func() error { return a.say(addProgress{Phase: "indexes"}) },
+		func() error { return t.Schema(ctx, post) },
+		func() error { return t.Complete(ctx, what, a.usedBefore()) },
+		func() error { return a.install(ctx) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare is what comes before the rows.
+func (a *adder) prepare(ctx context.Context) error {
 	if err := a.say(addProgress{Phase: "schema"}); err != nil {
 		return err
 	}
@@ -189,16 +304,18 @@ func (a *adder) load(ctx context.Context) error {
 	steps := []func() error{
 		func() error { return t.Create(ctx) },
 		func() error {
-			return t.Roles(ctx, what, func(roles []string) error { return a.d.saveAdding(&addState{Roles: roles}) })
+			return t.Roles(ctx, what, func(roles []string) error {
+				a.state.Roles = roles
+				return a.d.saveAdding(&a.state)
+			})
 		},
 		func() error { return t.Schema(ctx, pre) },
 		func() error { return t.Views(ctx, what, true) },
-		func() error { return a.rows(ctx) },
-		func() error { return t.Views(ctx, what, false) },
-		func() error { return a.say(addProgress{Phase: "indexes"}) },
-		func() error { return t.Schema(ctx, post) },
-		func() error { return t.Complete(ctx, what, a.usedBefore()) },
-		func() error { return a.install(ctx) },
+		func() error { return t.Mark(ctx, post) },
+		func() error {
+			a.state.Copy, a.state.Donor = a.start.Copy, a.from
+			return a.d.saveAdding(&a.state)
+		},
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -226,30 +343,42 @@ func (a *adder) rows(ctx context.Context) error {
 	if jobs <= 0 {
 		jobs = addJobs
 	}
+	done, err := a.target.Done(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.say(addProgress{Phase: "rows", Parts: len(done)}); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(jobs)
-	for _, p := range a.start.What.Pieces {
+	for n, p := range a.start.What.Pieces {
+		if done[n] {
+			a.bytes.Add(p.Bytes)
+			continue
+		}
 		if p.Filled {
-			if err := a.piece(ctx, p); err != nil { // few and small; the first empties the table
+			if err := a.piece(ctx, n, p); err != nil { // few and small; the first empties the table
 				return errors.Join(err, g.Wait())
 			}
 			continue
 		}
-		g.Go(func() error { return a.piece(ctx, p) })
+		g.Go(func() error { return a.piece(ctx, n, p) })
 	}
 	return g.Wait()
 }
 
-func (a *adder) piece(ctx context.Context, p initcopy.Piece) error {
+func (a *adder) piece(ctx context.Context, n int, p initcopy.Piece) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	err := copyStream(ctx, a.donor, "copy_rows", copyRequest{NodeID: a.d.cfg.NodeID, Copy: a.start.Copy, Piece: p}, func(r io.Reader) error {
-		return a.target.Rows(ctx, p, &counter{r: r, a: a})
+		return a.target.Rows(ctx, n, p, &counter{r: r, a: a})
 	})
 	if err != nil {
 		return err
 	}
+	failPoint("add-rows")
 	return a.say(addProgress{Phase: "rows", Parts: 1})
 }
 
@@ -428,8 +557,36 @@ func (d *daemon) endAdd(ctx context.Context) error {
 	return err
 }
 
+// undoLater undoes a copy of an earlier life, unless somebody goes on with it in time.
+func (d *daemon) undoLater(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(copyGrace):
+	}
+	if !d.adding.TryLock() {
+		return nil // somebody does, or will undo it
+	}
+	defer d.adding.Unlock()
+	if cluster, err := d.loadCluster(); err != nil || cluster != nil {
+		return err
+	}
+	return d.tidyUntil(ctx, nil)
+}
+
 // tidy ends at a start what a crash has interrupted, as soon as PostgreSQL answers.
 func (d *daemon) tidy(ctx context.Context, cluster *clusterState) error {
+	if s, err := d.loadAdding(); err != nil || cluster == nil && s != nil && s.Copy != "" {
+		if err == nil {
+			d.log.Info("a copy was interrupted: mtmctl add-node can go on with it", "for", copyGrace.String())
+		}
+		return err // undoLater
+	}
+	return d.tidyUntil(ctx, cluster)
+}
+
+// tidyUntil tries until PostgreSQL can do it, or ctx ends.
+func (d *daemon) tidyUntil(ctx context.Context, cluster *clusterState) error {
 	for said := false; ; {
 		s, err := d.loadAdding()
 		if err != nil || s == nil {

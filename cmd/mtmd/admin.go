@@ -74,6 +74,11 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		if err = json.Unmarshal(req.GetJson(), &ask); err == nil {
 			out, err = s.d.tellOutcome(ctx, ask, find)
 		}
+	case "copy_end":
+		var ended copyRequest
+		if err = json.Unmarshal(req.GetJson(), &ended); err == nil {
+			err = s.d.endCopy(ended)
+		}
 	case "notify":
 		var m notify.Message
 		if err = json.Unmarshal(req.GetJson(), &m); err == nil {

@@ -39,7 +39,8 @@ type daemon struct {
 	clientCert *certFile     // nil: no TLS to clients
 	current    atomic.Pointer[life]
 	adding     sync.Mutex                            // while this node is being added
-	copies     sync.Map                              // of this node that are under way: *initcopy.Source by name
+	copies     sync.Map                              // of this node that are under way: *heldCopy by name
+	keeping    chan *heldCopy                        // on their way to keepCopies
 	peers      atomic.Pointer[map[mtm.NodeID]string] // setting peers, which may be reloaded
 }
 
@@ -61,7 +62,7 @@ func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1)}
+	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1), keeping: make(chan *heldCopy)}
 	d.peers.Store(&cfg.Peers)
 	d.relay, d.jobs = d.newRelay(), newJobs(d)
 	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
@@ -139,6 +140,7 @@ func (d *daemon) waitForCluster(ctx context.Context) error {
 	defer cancel()
 	g, inner := errgroup.WithContext(inner)
 	g.Go(func() error { return queue.Run(inner) })
+	g.Go(func() error { return d.undoLater(inner) })
 	g.Go(func() error {
 		select {
 		case <-d.joined:
@@ -313,7 +315,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, d.jobs.Run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, d.jobs.Run, d.keepCopies,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

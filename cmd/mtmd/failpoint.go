@@ -14,7 +14,7 @@ var failAt, failCount = parseFailPoint(os.Getenv("MTM_FAIL_AT"))
 
 var failHits atomic.Int64
 
-// failPoints names every step, in the order of a commit. Those of add-node are add-donor, add-copied, add-swapped and add-saved. docs/testing.md lists them for people.
+// failPoints names every step, in the order of a commit. Those of add-node are add-donor, add-rows, add-copied, add-swapped and add-saved. docs/testing.md lists them for people.
 var failPoints = []string{
 	"permit", "prepare-answered", "captured", "forward", "before-persist", "after-persist", "after-send", "after-do",
 	"before-accept-send", "accept-persisted", "vote-persisted", "decide-appended", "finish-sent", "before-reply",

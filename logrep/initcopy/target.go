@@ -184,8 +184,43 @@ func ours(kind, name string) bool {
 	return false
 }
 
-// Rows fills a piece with what Source.Rows wrote.
-func (t *Target) Rows(ctx context.Context, p Piece, r io.Reader) error {
+// copying is the schema in which the filled database remembers, until the rows are complete, which pieces it has, and what comes then.
+const copying = "mtm_copying"
+
+// Mark begins to remember which pieces are there, and rest.
+func (t *Target) Mark(ctx context.Context, rest string) error {
+	return t.inside(ctx, func(conn *pgx.Conn) error {
+		return run(ctx, conn, "CREATE SCHEMA "+copying+" CREATE TABLE done (piece int PRIMARY KEY) CREATE TABLE rest (script text)",
+			"INSERT INTO "+copying+".rest VALUES ("+literal(rest)+")")
+	})
+}
+
+// Unmark forgets the pieces, and gives what Mark was told.
+func (t *Target) Unmark(ctx context.Context) (rest string, err error) {
+	return rest, t.inside(ctx, func(conn *pgx.Conn) error {
+		if err := conn.QueryRow(ctx, "SELECT script FROM "+copying+".rest").Scan(&rest); err != nil {
+			return err
+		}
+		return run(ctx, conn, "DROP SCHEMA "+copying+" CASCADE")
+	})
+}
+
+// Done are the pieces that are there.
+func (t *Target) Done(ctx context.Context) (map[int]bool, error) {
+	done := map[int]bool{}
+	err := t.inside(ctx, func(conn *pgx.Conn) error {
+		return each(ctx, conn, "SELECT piece FROM "+copying+".done", func(rows pgx.Rows) error {
+			var piece int
+			err := rows.Scan(&piece)
+			done[piece] = true
+			return err
+		})
+	})
+	return done, err
+}
+
+// Rows fills a piece, the nth of the description, with what Source.Rows wrote, and remembers it (Mark) in the same transaction.
+func (t *Target) Rows(ctx context.Context, n int, p Piece, r io.Reader) error {
 	conn, err := connect(ctx, t.dsn, filling)
 	if err != nil {
 		return err
@@ -205,7 +240,7 @@ func (t *Target) Rows(ctx context.Context, p Piece, r io.Reader) error {
 	if _, err := conn.PgConn().CopyFrom(ctx, r, "COPY "+p.Table+columns+" FROM STDIN"); err != nil {
 		return fmt.Errorf("copy %s: %w", p.Table, err)
 	}
-	_, err = conn.PgConn().Exec(ctx, "COMMIT").ReadAll()
+	_, err = conn.PgConn().Exec(ctx, fmt.Sprintf("INSERT INTO %s.done VALUES (%d); COMMIT", copying, n)).ReadAll()
 	return err
 }
 

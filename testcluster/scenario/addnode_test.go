@@ -59,7 +59,12 @@ func TestNodesAreAdded(t *testing.T) {
 	out, code := mtmctl(t, "add-node", "4", "--dev", dev.Dir(), "--dry-run")
 	require.Zero(t, code, out)
 	require.Contains(t, out, "nothing was changed")
+	cutOff(t, c, id, devcluster.AddOptions{}, id, "add-rows")
 	cutOff(t, c, id, devcluster.AddOptions{}, id, "add-saved")
+	said, err := os.ReadFile(c.Node(id).Info().MtmdLog)
+	require.NoError(t, err)
+	require.Contains(t, string(said), "going on with the copy of an earlier attempt")
+	require.NotContains(t, string(said), "cannot be continued")
 	c.Node(id).WaitStatus("online") // it has its copy, and the others know of it
 
 	began, before := time.Now(), l.errors()
