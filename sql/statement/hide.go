@@ -40,9 +40,8 @@ var hidden = map[string]string{
 	"pg_namespace":          `(SELECT %s* FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_publication":        `(SELECT %s* FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_publication_tables": `(SELECT %s* FROM pg_catalog.pg_publication_tables WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
-	"pg_event_trigger": `(SELECT %s* FROM pg_catalog.pg_event_trigger WHERE evtname OPERATOR(pg_catalog.<>) ALL ` +
-		`('{mtm_ddl,mtm_before_ddl,mtm_nested_ddl,mtm_drop}'::pg_catalog.name[]))`,
-	"pg_prepared_xacts": `(SELECT %s* FROM pg_catalog.pg_prepared_xacts WHERE gid OPERATOR(pg_catalog.!~~) 'mtm-%%')`,
+	"pg_event_trigger":      `(SELECT %s* FROM pg_catalog.pg_event_trigger WHERE evtname OPERATOR(pg_catalog.!~) '^[!~]mtm_')`,
+	"pg_prepared_xacts":     `(SELECT %s* FROM pg_catalog.pg_prepared_xacts WHERE gid OPERATOR(pg_catalog.!~~) 'mtm-%%')`,
 	"pg_replication_slots": `(SELECT %s* FROM pg_catalog.pg_replication_slots ` +
 		`WHERE slot_name OPERATOR(pg_catalog.!~) '^mtm(_|$)')`,
 	// The daemon of this database lives while it holds this lock (schema's status.sql).
