@@ -103,13 +103,14 @@ func (t *applyTxn) relationsAgain() error {
 	if err := t.forget(); err != nil {
 		return err
 	}
-	t.known = map[uint32][]byte{}
+	t.known, t.path = map[uint32][]byte{}, false
 	for _, body := range old {
 		rel, id, err := t.relation(body)
 		if err != nil {
 			return err
 		}
 		t.rels[id], t.known[id] = rel, body
+		t.findPath(rel)
 	}
 	return t.referencesAgain()
 }

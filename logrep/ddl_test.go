@@ -2,6 +2,7 @@ package logrep
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -112,6 +113,28 @@ func TestDDLThatFailsIsTold(t *testing.T) {
 	require.Equal(t, mtm.CodeNotSupported, p.apply(c).Code)
 	p.finish(c.gid, false)
 	p.commit(text("CREATE TABLE x (id int)")...)
+}
+
+// Event triggers do not fire where rows are applied: what they write travels. Before the statement, after it, and beside one that is not sent.
+func TestRowsThatEventTriggersWrite(t *testing.T) {
+	p := newPair(t, "CREATE TABLE seen (n int PRIMARY KEY)", "CREATE TABLE t (id int PRIMARY KEY)")
+	say := func(what, content string) string {
+		return fmt.Sprintf("SELECT pg_logical_emit_message(true, 'mtm.ddl%s', '%s')", what, content)
+	}
+	around := func(n int, sql, scope string) []string {
+		steps := text(sql)
+		return []string{
+			steps[0], say("before", ""), fmt.Sprintf("INSERT INTO seen VALUES (%d)", n), say("run", ""), steps[1], say("end", scope),
+			fmt.Sprintf("INSERT INTO seen VALUES (%d)", n+1), say("end", scope),
+		}
+	}
+	p.commit(around(1, "DROP TABLE t", "permanent")...)
+	temporary := around(3, "DROP TABLE t", "temporary")
+	temporary[4] = "SELECT 'it was temporary'"
+	c := p.commit(temporary...)
+	require.False(t, c.p.Has(mtm.PayloadDDL))
+	require.Equal(t, 4, p.same("seen"))
+	require.Empty(t, p.b.rows("SELECT 1 FROM pg_class WHERE relname = 't'"))
 }
 
 func TestWithoutRows(t *testing.T) {

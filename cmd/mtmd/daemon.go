@@ -294,7 +294,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.gate.holds.finished = l.finishes.finished
 	l.roster = newRoster(d, cluster, queue, l.status.Load)
 	sink.roster = l.roster
-	acts := &actor{capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
+	acts := &actor{capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, gateway: d.gateway, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },

@@ -102,6 +102,7 @@ type actor struct {
 	finishes  *finishes
 	recoverer *logrep.Recoverer
 	gate      *gate
+	gateway   *gateway.Server
 	journal   *journal.Journal
 	streams   *journal.Streamer
 	referee   *judge
@@ -111,6 +112,9 @@ type actor struct {
 func (a *actor) act(action coordinator.Action) {
 	switch x := action.(type) {
 	case coordinator.Apply:
+		if x.Payload.Has(mtm.PayloadSerializable) {
+			a.gateway.SerializableElsewhere()
+		}
 		a.applier.Apply(x.GID, x.Age, x.Payload)
 	case coordinator.CancelApply:
 		a.applier.Cancel(x.GID)
