@@ -43,6 +43,20 @@ func (n *Node) dropped() bool { return n.m != nil && n.m.Dropped() }
 // way. A copy of the data made at that moment is continued by recovery from there (Seed).
 func (n *Node) Have() []mtm.OriginHave { return n.haveVector() }
 
+// Behind reports whether a transaction that a node in generation gen had finished, as have says, may not be finished here. A node that is
+// online in gen or later had all that was committed prepared before, so what it does not know it does not miss.
+func (n *Node) Behind(gen uint64, have []mtm.OriginHave) bool {
+	if n.gen.Num < gen || n.m != nil && !n.m.Online() {
+		return true
+	}
+	for gid, t := range n.txns {
+		if t.holdsOrWill() && covers(have, gid.Origin, gid.Seq, gid.Seq) {
+			return true
+		}
+	}
+	return false
+}
+
 // Seed is the journal with which a node begins that is to be added: its PostgreSQL has what have says, as a member of gen had it.
 // The node recovers the rest, then asks to be configured (generations.Machine).
 func Seed(id mtm.NodeID, gen mtm.Generation, have []mtm.OriginHave) []mtm.Record {

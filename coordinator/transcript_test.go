@@ -28,7 +28,7 @@ import (
 //	say from= to= type= gid= [ballot=n,node] [commit] [for=] [upto=]    a message that nobody sent
 //	restart node= [prepared=gid,…] [committed=gid,…] [lose=n]    with the journal less its last n records; no link is up
 //	checkpoint node=              the journal is replaced by a checkpoint
-//	status node= | outcome node= gid=
+//	status node= | outcome node= gid= | behind node= of=
 //
 // With elections (cluster nodes=3 elections), heartbeats and campaigns are not shown:
 //
@@ -275,6 +275,9 @@ func (s *stage) command(d *datadriven.TestData) {
 				s.out.WriteString("dropped\n")
 			}
 		}
+	case "behind":
+		of := s.nodes[mtm.NodeID(argInt(d, "of", 0))]
+		fmt.Fprintf(&s.out, "%v\n", s.nodes[id].Behind(of.gen.Num, of.Have()))
 	case "outcome":
 		fmt.Fprintf(&s.out, "%q\n", s.nodes[id].Outcome(gid))
 	default:

@@ -10,6 +10,7 @@ import (
 
 	"mtm"
 	"mtm/proto/mtmpb"
+	"mtm/sql/notify"
 )
 
 // adminServer is what mtmctl talks to: methods by name, JSON in and out.
@@ -72,6 +73,11 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		var ask outcomeRequest
 		if err = json.Unmarshal(req.GetJson(), &ask); err == nil {
 			out, err = s.d.tellOutcome(ctx, ask, find)
+		}
+	case "notify":
+		var m notify.Message
+		if err = json.Unmarshal(req.GetJson(), &m); err == nil {
+			out, err = s.d.relay.Receive(ctx, m)
 		}
 	case "pause", "resume":
 		err = s.d.hold(ctx, req.GetMethod() == "pause")

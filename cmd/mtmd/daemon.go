@@ -32,6 +32,7 @@ type daemon struct {
 	gate       *gate
 	mail       *mailbox
 	gateway    *gateway.Server
+	relay      relay
 	asked      chan struct{} // a session asks something
 	joined     chan struct{} // a cluster was made: leave the first phase
 	clientCert *certFile     // nil: no TLS to clients
@@ -61,6 +62,7 @@ func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
 	}
 	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1)}
 	d.peers.Store(&cfg.Peers)
+	d.relay = d.newRelay()
 	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
 	return d, nil
 }
@@ -310,7 +312,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}
@@ -330,6 +332,7 @@ func (d *daemon) onStatus(was *coordinator.Status, s coordinator.Status) {
 			return
 		}
 	}
+	d.relay.Look()
 	d.log.Info("node status", keyStatus, s.Status, "connected", s.Connected.String(), "generation", s.Generation.String())
 }
 

@@ -78,7 +78,7 @@ func (s *sink) Recovered(at uint64) { s.mail.post(coordinator.Recovered{At: at})
 
 func (s *sink) Finished(gid mtm.GID) {
 	s.mail.post(coordinator.Finished{GID: gid})
-	s.finishes.finished()
+	s.finishes.finished(gid)
 }
 
 func (s *sink) Received(m mtm.Message) { s.mail.post(coordinator.Received{Message: m}) }

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +21,9 @@ type finishes struct {
 	mu      sync.Mutex
 	held    bool
 	waiting []coordinator.Finish
-	under   int           // way
-	idle    chan struct{} // closed when nothing is under way; nil: nobody waits for it
+	under   map[mtm.GID]int // way; how often
+	idle    chan struct{}   // closed when nothing is under way; nil: nobody waits for it
+	fewer   chan struct{}   // closed when less is under way; nil: nobody waits for it
 }
 
 // finisher ends prepared transactions (logrep.Finisher).
@@ -46,24 +49,64 @@ func (f *finishes) finish(x coordinator.Finish) {
 func (f *finishes) start(x coordinator.Finish) {
 	if x.Open {
 		if f.open(x) {
-			f.under++
+			f.note(x.GID)
 		}
 		return
 	}
-	f.under++
+	f.note(x.GID)
 	f.to.Finish(x.GID, x.Commit)
 }
 
+func (f *finishes) note(gid mtm.GID) {
+	if f.under == nil {
+		f.under = map[mtm.GID]int{}
+	}
+	f.under[gid]++
+}
+
 // finished: one is done, and the brain was told.
-func (f *finishes) finished() {
+func (f *finishes) finished(gid mtm.GID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.under--
+	if f.under[gid]--; f.under[gid] <= 0 {
+		delete(f.under, gid)
+	}
+	if f.fewer != nil {
+		close(f.fewer)
+		f.fewer = nil
+	}
 	f.tellIdle()
 }
 
+// pass waits until the brain was told of the end of everything that is under way now: whoever has seen anything that PostgreSQL
+// committed finds it in coordinator.Node.Have from then on.
+func (f *finishes) pass(ctx context.Context) error {
+	var before []mtm.GID
+	for first := true; ; first = false {
+		f.mu.Lock()
+		if first {
+			before = slices.Collect(maps.Keys(f.under))
+		}
+		before = slices.DeleteFunc(before, func(gid mtm.GID) bool { return f.under[gid] == 0 })
+		if len(before) == 0 {
+			f.mu.Unlock()
+			return nil
+		}
+		if f.fewer == nil {
+			f.fewer = make(chan struct{})
+		}
+		fewer := f.fewer
+		f.mu.Unlock()
+		select {
+		case <-fewer:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (f *finishes) tellIdle() {
-	if f.under == 0 && f.idle != nil {
+	if len(f.under) == 0 && f.idle != nil {
 		close(f.idle)
 		f.idle = nil
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,16 +36,16 @@ func TestHoldWaitsForWhatIsUnderWay(t *testing.T) {
 			return errors.New("told")
 		})
 	}()
-	f.finished()
+	f.finished(finishOf(1).GID)
 	select {
 	case <-held:
 		require.Fail(t, "one is still under way")
 	default:
 	}
-	f.finished()
+	f.finished(finishOf(2).GID)
 	require.EqualError(t, <-held, "told")
 	require.Equal(t, begun{1, 2, 3}, b)
-	f.finished()
+	f.finished(finishOf(3).GID)
 }
 
 // TestHoldGivesUp: a transaction whose end takes long does not keep the others waiting.
@@ -58,4 +59,32 @@ func TestHoldGivesUp(t *testing.T) {
 	f.finish(finishOf(2))
 	require.Equal(t, begun{1, 2}, b)
 	require.Zero(t, f.waiting)
+}
+
+// TestPassWaitsForWhatWasUnderWay: and not for what comes later.
+func TestPassWaitsForWhatWasUnderWay(t *testing.T) {
+	var b begun
+	f := &finishes{to: &b}
+	require.NoError(t, f.pass(t.Context()))
+	f.finish(finishOf(1))
+	f.finish(finishOf(2))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, f.pass(ctx), context.Canceled)
+	passed := make(chan error, 1)
+	go func() { passed <- f.pass(t.Context()) }()
+	for waits := false; !waits; runtime.Gosched() {
+		f.mu.Lock()
+		waits = f.fewer != nil
+		f.mu.Unlock()
+	}
+	f.finish(finishOf(3))
+	f.finished(finishOf(2).GID)
+	select {
+	case <-passed:
+		require.Fail(t, "the first one is still under way")
+	default:
+	}
+	f.finished(finishOf(1).GID)
+	require.NoError(t, <-passed)
 }

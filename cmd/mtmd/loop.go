@@ -50,6 +50,7 @@ type loop struct {
 	marking  bool                  // a checkpoint is on its way
 	extra    []mtm.Record          // the checkpoint, to go after what Ready holds
 	answers  []coordinator.Action  // to questions, to go after what Ready holds
+	behind   []caughtAsk           // questions that wait for this node
 }
 
 const (
@@ -116,8 +117,13 @@ func (l *loop) think(ctx context.Context) error {
 				ask.answer <- haveAnswer{l.node.Status(), l.node.Have()}
 				continue
 			}
+			if ask, ok := ev.(caughtAsk); ok {
+				l.behind = append(l.behind, ask)
+				continue
+			}
 			changed = l.step(ev) || changed
 		}
+		l.tellCaught()
 		l.lease(l.node.LeaseEnd())
 		l.checkpoint()
 		if err := l.hand(ctx); err != nil {
@@ -132,6 +138,22 @@ func (l *loop) think(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// tellCaught answers those who wait for this node to have what another had, and forgets those who wait no more.
+func (l *loop) tellCaught() {
+	l.behind = slices.DeleteFunc(l.behind, func(ask caughtAsk) bool {
+		select {
+		case <-ask.gone:
+			return true
+		default:
+		}
+		if l.node.Behind(ask.at.Gen, ask.at.Have) {
+			return false
+		}
+		close(ask.caught)
+		return true
+	})
 }
 
 // tell gives the brain the time, if it was told one that is older by more than age milliseconds.

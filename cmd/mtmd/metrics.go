@@ -15,6 +15,7 @@ type metrics struct {
 	phases   *prometheus.HistogramVec
 	outcomes *prometheus.CounterVec
 	incident prometheus.Counter
+	unheard  prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -30,8 +31,11 @@ func newMetrics() *metrics {
 		incident: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mtm_incidents_total", Help: "Writes that PostgreSQL committed without the cluster.",
 		}),
+		unheard: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mtm_notifications_lost_total", Help: "Notifications that did not reach another node's listeners, or not certainly.",
+		}),
 	}
-	m.registry.MustRegister(m.phases, m.outcomes, m.incident, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.phases, m.outcomes, m.incident, m.unheard, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

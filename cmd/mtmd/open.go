@@ -25,7 +25,7 @@ type holds struct {
 	ending  map[mtm.GID]bool // their sessions were told to end them
 	catalog atomic.Pointer[logrep.Catalog]
 
-	finished func() // one of ending has ended, and the brain was told
+	finished func(mtm.GID) // one of ending has ended, and the brain was told
 }
 
 type goneTxn struct {
@@ -103,7 +103,7 @@ func (g *gate) tell(gid mtm.GID, ev coordinator.Event) {
 	delete(h.ending, gid)
 	h.mu.Unlock()
 	if asked {
-		h.finished()
+		h.finished(gid)
 	}
 }
 

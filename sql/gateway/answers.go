@@ -107,6 +107,9 @@ func (s *session) answer(typ byte, msg []byte) error {
 		if typ == 'N' && s.asks(msg[5:]) {
 			return nil
 		}
+		if typ == 'A' {
+			s.noteHeard(msg[5:])
+		}
 		s.emit(msg)
 		return nil
 	case 'S':
@@ -247,6 +250,7 @@ func (s *session) completed(e expect, tag string) {
 
 // noteTag learns from a command's tag what the block did; mu is held.
 func (s *session) noteTag(e expect, tag string) {
+	s.noteListen(tag)
 	switch word, count, _ := strings.Cut(tag, " "); word {
 	case "INSERT", "UPDATE", "DELETE", "MERGE":
 		s.block.ran = true
@@ -359,7 +363,7 @@ func (s *session) ready(msg []byte) error {
 	if s.cause != nil && s.tx == 'T' && !e.quiet && s.syncs == 0 {
 		s.doomed = true // the cancel came too late for the statement
 	}
-	if s.doomed || s.wakeOnDone && s.syncs == 0 {
+	if s.doomed || s.wakeOnDone && s.syncs == 0 || s.relisten && s.tx == 'I' {
 		s.wake()
 	}
 	if !e.quiet {
@@ -404,7 +408,7 @@ func (s *session) parameter(msg []byte) {
 		s.mu.Unlock()
 	case "client_encoding":
 		s.mu.Lock()
-		s.encodingOK = plainEncoding(string(value))
+		s.encodingOK, s.utf8 = plainEncoding(string(value)), string(value) == "UTF8"
 		s.mu.Unlock()
 	}
 	s.emit(msg)

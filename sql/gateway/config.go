@@ -28,13 +28,23 @@ type Config struct {
 	// StartupTimeout bounds what comes before the first statement, as authentication_timeout does. 0: 60 s.
 	StartupTimeout time.Duration
 	// Asked is told when a session has put a question to the daemon (package schema, Desk); it must not block. nil: nobody is.
-	Asked      func()
+	Asked func()
+	// Channels learns what clients LISTEN to; nil: nobody does.
+	Channels   Channels
 	CacheBytes int // for what is known of statement texts. 0: 8 MiB
 	Log        *slog.Logger
 }
 
 // DefaultRetryAutocommit is the usual value of Config.RetryAutocommit.
 const DefaultRetryAutocommit = 5
+
+// Channels is who has other nodes tell what this node's clients LISTEN to.
+type Channels interface {
+	// Listen is called before a LISTEN. It returns when notifications of the other nodes come in, or could come for a good while;
+	// an error refuses the LISTEN. nil is undone by one Unlisten.
+	Listen(ctx context.Context, channel string) *mtm.Error
+	Unlisten(channel string)
+}
 
 // Commits is what the gateway needs of the rest of mtm.
 type Commits interface {

@@ -34,6 +34,11 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 // pieces runs a Query of several statements, with transaction control or DDL among them, one statement after the other.
 // What is outside of explicit blocks runs in one that the client does not see, as PostgreSQL would have it.
 func (s *session) pieces(ctx context.Context, stmts []*statement.Statement, text string) error {
+	for _, st := range stmts {
+		if e := s.announce(ctx, st); e != nil {
+			return s.refuse(e)
+		}
+	}
 	implicit := false
 	age := now()
 	s.mu.Lock()

@@ -19,6 +19,7 @@ func (s *session) run(ctx context.Context) error {
 	if !s.managed {
 		return s.passThrough(ctx)
 	}
+	defer s.listensNoMore()
 	stop := context.AfterFunc(ctx, s.shutDown)
 	defer stop()
 	done := make(chan struct{})

@@ -119,6 +119,7 @@ type session struct {
 	guardOff   bool  // the client turned the guard off
 	lexSafe    bool  // the lexer reads texts as PostgreSQL does
 	encodingOK bool
+	utf8       bool       // client_encoding
 	reading    bool       // the client's goroutine waits for the client
 	woken      bool       // … and was interrupted
 	wakeOnDone bool       // interrupt it when syncs becomes 0
@@ -141,9 +142,11 @@ type session struct {
 	gid        mtm.GID    // permitted, and not yet reported
 	lastGID    mtm.GID    // of the last commit
 	abort      context.CancelFunc
-	held       mtm.GID // the transaction that is held open
-	xid        uint64  // … and its transaction id
-	orders     []Order // what is to be done with it
+	held       mtm.GID         // the transaction that is held open
+	xid        uint64          // … and its transaction id
+	orders     []Order         // what is to be done with it
+	channels   map[string]bool // that it listens to, as far as the other nodes know
+	relisten   bool            // … and PostgreSQL is to be asked
 }
 
 var errWoken = errors.New("woken")
@@ -297,7 +300,7 @@ func (s *session) next() (typ byte, size int, err error) {
 
 // pendingEvent: something waits for the client's goroutine; mu is held.
 func (s *session) pendingEvent() bool {
-	return s.repeat || s.doomed || s.dead != nil || s.closing || s.wakeOnDone && s.syncs == 0
+	return s.repeat || s.doomed || s.dead != nil || s.closing || s.wakeOnDone && s.syncs == 0 || s.relistens()
 }
 
 // settle ends what came before: every answer is in, reads that turned out to write are repeated, and the guard is up.
@@ -306,6 +309,7 @@ func (s *session) settle(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
+	relisten := s.relistens()
 	repeat, doomed, guardOff := s.repeat, s.doomed, s.guardOff && s.tx != 'E'
 	u := s.guarded
 	s.repeat, s.doomed, s.guarded = false, false, nil
@@ -333,7 +337,12 @@ func (s *session) settle(ctx context.Context) error {
 		if err := s.send(); err != nil {
 			return err
 		}
-		return s.waitReady()
+		if err := s.waitReady(); err != nil {
+			return err
+		}
+	}
+	if relisten {
+		return s.relistened(ctx)
 	}
 	return nil
 }

@@ -454,9 +454,11 @@ func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte)
 		}
 	}
 	if st.ReadsOrWrites() {
-		return s.admit(ctx, st.Kind != statement.Read)
+		if e := s.admit(ctx, st.Kind != statement.Read); e != nil {
+			return e
+		}
 	}
-	return nil
+	return s.announce(ctx, st)
 }
 
 func quoteByte(b byte) string { return fmt.Sprint(b) }

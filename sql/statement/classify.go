@@ -1,7 +1,9 @@
 package statement
 
 import (
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	t "github.com/pganalyze/pg_query_go/v6"
 )
@@ -85,6 +87,9 @@ func classifyOther(w words, s *Statement) {
 		classifyCopy(w, s)
 	case t.Token_CALL, t.Token_DO, t.Token_TRUNCATE:
 		s.Kind = Write
+		if w.at(0) == t.Token_DO && slices.ContainsFunc(w.tokens, func(tok token) bool { return containsFold(w.text[tok.start:tok.end], "listen") }) {
+			s.Flags |= MayListen
+		}
 		s.catalog(w, 1)
 	case t.Token_LOCK_P:
 		s.Kind = Read
@@ -100,12 +105,50 @@ func classifyOther(w words, s *Statement) {
 		s.Kind = Session
 	case t.Token_LISTEN, t.Token_NOTIFY, t.Token_UNLISTEN:
 		s.Kind, s.Flags = Session, Temporary
+		if w.at(0) == t.Token_LISTEN {
+			s.Channel = identifier(w.word(1))
+		}
 	case t.Token_SET:
 		classifySet(w, s)
 	case t.Token_VACUUM, t.Token_ANALYZE, t.Token_ANALYSE, t.Token_CHECKPOINT, t.Token_CLUSTER, t.Token_REINDEX, t.Token_LOAD:
 		s.Kind = Local
 		s.catalog(w, 1)
 	}
+}
+
+// maxIdentifier is NAMEDATALEN less one, in bytes.
+const maxIdentifier = 63
+
+// identifier is what PostgreSQL makes of a name, if that does not depend on the locale; else empty.
+func identifier(word string) string {
+	switch {
+	case len(word) > 2 && word[0] == '"' && word[len(word)-1] == '"':
+		word = strings.ReplaceAll(word[1:len(word)-1], `""`, `"`)
+	case strings.ContainsRune(word, '"'): // U&"…"
+		return ""
+	default:
+		b := []byte(word)
+		for i, c := range b {
+			if c >= 'A' && c <= 'Z' {
+				b[i] = c + 'a' - 'A'
+			}
+			if c >= 0x80 {
+				return ""
+			}
+		}
+		word = string(b)
+	}
+	if !utf8.ValidString(word) {
+		return ""
+	}
+	for n := 0; n < len(word); { // cut between characters
+		_, size := utf8.DecodeRuneInString(word[n:])
+		if n+size > maxIdentifier {
+			return word[:n]
+		}
+		n += size
+	}
+	return word
 }
 
 func classifySet(w words, s *Statement) {

@@ -48,6 +48,7 @@ const (
 	Routine                         // DDL: creates a function or procedure
 	Exclusive                       // names a catalog in a statement that could lock it for good
 	Commits                         // FinishPrepared: COMMIT PREPARED
+	MayListen                       // DO: names LISTEN, so that it may do that
 )
 
 // Has reports whether all of f is set.

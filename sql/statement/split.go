@@ -20,6 +20,8 @@ type Statement struct {
 	Runs   string // DDL: CREATE TABLE … AS EXECUTE: the name of the prepared statement
 	Verb   string // DDL: the first word, in lower case
 
+	Channel string // LISTEN: its channel, as PostgreSQL reads it in UTF-8; empty: not known
+
 	// Hide changes the text that the statement was found in. Read: so that what is ours does not show in the catalog. DDL: CONCURRENTLY
 	// becomes blanks.
 	Hide []Patch

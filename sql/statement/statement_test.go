@@ -263,3 +263,19 @@ func TestTargetOfGrant(t *testing.T) {
 		require.Equal(t, want, stmts[0].Target, text)
 	}
 }
+
+func TestChannelOfListen(t *testing.T) {
+	long := strings.Repeat("ä", 40)
+	for text, want := range map[string]string{
+		"listen News": "news", `LISTEN "News"`: "News", `listen "a""b" ;`: `a"b`, "listen begin_": "begin_", "LISTEN off": "off",
+		`listen U&"d\0061t"`: "", "notify x": "", "unlisten x": "", "listen ünder": "", "listen": "", "select 1": "",
+		`listen "` + long + `"`: long[:62], "listen " + strings.Repeat("x", 70): strings.Repeat("x", 63), "listen \"\xff\"": "",
+	} {
+		stmts, ok := Split(text)
+		require.True(t, ok, text)
+		require.Equal(t, want, stmts[0].Channel, text)
+		require.False(t, stmts[0].Has(MayListen))
+	}
+	stmts, _ := Split("DO $$ begin LISTEN x; end $$")
+	require.True(t, stmts[0].Has(MayListen))
+}

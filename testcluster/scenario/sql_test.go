@@ -38,6 +38,8 @@ func TestOneCluster(t *testing.T) {
 		{"garbage on the port for clients", garbageToGateway},
 		{"garbage on the port for peers", garbageToPeers},
 		{"a second init-cluster is refused", initTwice},
+		{"NOTIFY reaches listeners on every node", notifications},
+		{"NOTIFY when a node was killed and is back", notificationsOfARestartedNode},
 	} {
 		t.Run(one.name, func(t *testing.T) { one.test(t, c.For(t)) })
 	}
