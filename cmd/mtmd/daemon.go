@@ -269,7 +269,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Every: recoverAfter / 3, Log: d.log})
+	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Large: queue.Large, Every: recoverAfter / 3, Log: d.log})
 	capture := logrep.NewCapture(lr, sink)
 	applier := logrep.NewApplier(lr, sink)
 	finisher := logrep.NewFinisher(lr, sink)
