@@ -53,11 +53,51 @@ func (n *Node) driveRecovery() {
 	}
 	// With nobody online in reach there is nobody to catch up with first: the election finds who is ahead.
 	alone := n.now > n.donorAt+n.cfg.RecoverAfter
+	ready := r.caughtUp && n.recapture()
 	if n.m.Joining() { // nobody waits for it, so it waits until it has nearly everything
-		n.m.SetCaughtUp(r.caughtUp)
+		n.m.SetCaughtUp(ready)
 		return
 	}
-	n.m.SetCaughtUp(r.caughtUp || n.m.IsDonor() || !n.m.Behind() || alone)
+	n.m.SetCaughtUp(ready || n.m.IsDonor() || !n.m.Behind() || alone)
+}
+
+// captureState is whether the slot still has to deliver what this node did before it was online last, or caught up with.
+type captureState int
+
+const (
+	captureOld   captureState = iota // it may have to
+	captureAsked                     // Recapture is under way
+	captureNew
+)
+
+// recapture reports whether capture delivers at once what would be prepared now, and asks for it.
+func (n *Node) recapture() bool {
+	if n.capture == captureOld {
+		n.capture = captureAsked
+		n.do(Recapture{})
+	}
+	return n.capture == captureNew
+}
+
+// recaptured: capture goes on behind what is prepared here.
+func (n *Node) recaptured(prepared []mtm.GID) {
+	for _, gid := range prepared {
+		switch t := n.txns[gid]; {
+		case gid.Origin != n.cfg.ID:
+		case t == nil:
+			if !n.outcomes[gid] { // prepared before a crash and never journaled, or rolled back too early
+				n.do(Finish{GID: gid})
+			}
+		case t.journaled:
+		case t.coord != nil && t.outcome == undecided:
+			n.abort(t, mtm.Conflict("The node came back meanwhile."))
+		case t.outcome != committed && (t.local == localFinished || t.local == localFinishing || t.local == localNone):
+			n.do(Finish{GID: gid})
+		}
+	}
+	if n.capture == captureAsked {
+		n.capture = captureNew
+	}
 }
 
 // ackStream tells the donor how far this node is: it sends only so much ahead.

@@ -292,7 +292,8 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.gate.holds.finished = l.finishes.finished
 	l.roster = newRoster(d, cluster, queue, l.status.Load)
 	sink.roster = l.roster
-	acts := &actor{capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
+	renew := newRenewer(capture.Renew, d.mail.post, d.log)
+	acts := &actor{renew: renew, capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
@@ -308,7 +309,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, renew.run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

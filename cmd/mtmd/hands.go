@@ -105,6 +105,7 @@ type actor struct {
 	journal   *journal.Journal
 	streams   *journal.Streamer
 	referee   *judge
+	renew     *renewer
 	log       *slog.Logger
 }
 
@@ -140,6 +141,8 @@ func (a *actor) act(action coordinator.Action) {
 		a.referee.ask(x.Request)
 	case coordinator.TellOutcome:
 		a.streams.TellOutcome(x)
+	case coordinator.Recapture:
+		a.renew.want()
 	}
 }
 
