@@ -17,11 +17,12 @@ import (
 // Capture delivers what was prepared here. Make it with NewCapture, run it with Run; Ack and Expect may be called at
 // any time, from any goroutine.
 type Capture struct {
-	cfg     Config
-	sink    CaptureSink
-	kick    chan struct{} // a status update is wanted now
-	push    chan struct{} // WAL is to be flushed now
-	renewed chan struct{} // the slot is another one
+	cfg      Config
+	sink     CaptureSink
+	kick     chan struct{} // a status update is wanted now
+	push     chan struct{} // WAL is to be flushed now
+	renewed  chan struct{} // the slot is another one
+	renewLag int64         // see Renew
 
 	walsender atomic.Uint32    // its process, or 0
 	blockers  map[blocker]bool // what Unblock found last
@@ -60,7 +61,7 @@ const (
 func NewCapture(cfg Config, sink CaptureSink) *Capture {
 	cfg = cfg.withDefaults()
 	return &Capture{
-		cfg: cfg, sink: sink, slot: cfg.Slot, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
+		cfg: cfg, sink: sink, slot: cfg.Slot, renewLag: renewLag, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
 		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{},
 	}
 }

@@ -16,7 +16,7 @@ import (
 // node did while it was out of the cluster; so before it comes back its slot is replaced by a new one.
 
 const (
-	renewLag   = 1 << 20          // bytes of WAL that may be left to decode
+	renewLag   = 1 << 20          // bytes of WAL that may be left to decode: Capture.renewLag
 	renewTry   = 3 * time.Second  // for a new slot: it waits for every transaction that is open or prepared
 	renewLimit = 30 * time.Second // then the node comes back all the same
 	renewPause = 100 * time.Millisecond
@@ -40,12 +40,15 @@ func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
 		if err != nil {
 			return nil, err
 		}
-		if lag <= renewLag {
+		if lag <= c.renewLag {
 			return nil, nil
 		}
 		if lag != unknownLag {
 			done, err := c.replace(ctx, conn)
 			if done {
+				if err := c.dropOld(ctx); err != nil {
+					c.cfg.Log.Warn("the old slot is dropped later", keyError, err)
+				}
 				c.cfg.Log.Info("the slot was replaced, for what this node has caught up with need not be decoded", "bytes", lag)
 				return c.ownPrepared(ctx, conn)
 			}
@@ -71,7 +74,7 @@ func (c *Capture) lag(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
 	return lag, err
 }
 
-// replace makes the new slot, lets Run read it, and drops the old one.
+// replace makes the new slot, and lets Run read it.
 func (c *Capture) replace(ctx context.Context, conn *pgconn.PgConn) (done bool, err error) {
 	old, names := c.slotNow(), c.cfg.slotNames()
 	name := names[0]
@@ -106,10 +109,25 @@ func (c *Capture) replace(ctx context.Context, conn *pgconn.PgConn) (done bool, 
 	case c.renewed <- struct{}{}:
 	default:
 	}
-	if err := dropSlot(ctx, conn, old); err != nil {
-		c.cfg.Log.Warn("the old slot is dropped later", keyError, err)
-	}
 	return true, nil
+}
+
+// dropOld drops the slot that is read no more. Should that take long, choose does it some day.
+func (c *Capture) dropOld(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTry)
+	defer cancel()
+	conn, err := c.cfg.connect(ctx, "mtm_slot", nil)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	now := c.slotNow()
+	for _, name := range c.cfg.slotNames() {
+		if name != now {
+			return dropSlot(ctx, conn, name)
+		}
+	}
+	return nil
 }
 
 // ownPrepared lists what PostgreSQL holds prepared of this node's own.
