@@ -271,7 +271,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Every: recoverAfter / 3, Log: d.log})
+	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Large: queue.Large, Every: recoverAfter / 3, Log: d.log})
 	capture := logrep.NewCapture(lr, sink)
 	applier := logrep.NewApplier(lr, sink)
 	finisher := logrep.NewFinisher(lr, sink)
@@ -296,7 +296,8 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.gate.holds.finished = l.finishes.finished
 	l.roster = newRoster(d, cluster, queue, l.status.Load)
 	sink.roster = l.roster
-	acts := &actor{capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, gateway: d.gateway, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
+	renew := newRenewer(capture.Renew, d.mail.post, d.log)
+	acts := &actor{renew: renew, capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, gateway: d.gateway, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
@@ -312,7 +313,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, renew.run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

@@ -106,6 +106,7 @@ type actor struct {
 	journal   *journal.Journal
 	streams   *journal.Streamer
 	referee   *judge
+	renew     *renewer
 	log       *slog.Logger
 }
 
@@ -144,6 +145,8 @@ func (a *actor) act(action coordinator.Action) {
 		a.referee.ask(x.Request)
 	case coordinator.TellOutcome:
 		a.streams.TellOutcome(x)
+	case coordinator.Recapture:
+		a.renew.want()
 	}
 }
 
