@@ -71,6 +71,7 @@ type load struct {
 	clients int      // on each node
 	simple  bool     // single inserts only, of which a few are read back
 	app     string   // application_name
+	users   bool     // some blocks are prepared, and ended on any node
 
 	mu      sync.Mutex
 	fates   map[string]fate
@@ -113,6 +114,9 @@ func (l *load) start(t testing.TB) {
 				l.client(node)
 			}()
 		}
+	}
+	if l.users {
+		l.running.Go(l.clean)
 	}
 	t.Cleanup(l.finish)
 }
@@ -190,7 +194,8 @@ func (l *load) transact(db *pgx.Conn, id string) (beforeCommit bool, err error) 
 	if err != nil {
 		return true, err
 	}
-	if rand.IntN(3) == 0 { // one that PostgreSQL cannot prepare
+	notifies := rand.IntN(3) == 0
+	if notifies { // one that PostgreSQL cannot prepare
 		if _, err := tx.Exec(ctx, "NOTIFY load"); err != nil {
 			tx.Rollback(ctx) //nolint:errcheck // the session may be gone
 			return true, err
@@ -209,6 +214,12 @@ func (l *load) transact(db *pgx.Conn, id string) (beforeCommit bool, err error) 
 			tx.Rollback(ctx) //nolint:errcheck // the session may be gone
 			return true, err
 		}
+	}
+	if l.users && !notifies && rand.IntN(3) == 0 {
+		if _, err := db.Exec(ctx, "PREPARE TRANSACTION 'load "+id+"'"); err != nil {
+			return false, err
+		}
+		return false, l.endUser(ctx, db, id)
 	}
 	return false, tx.Commit(ctx)
 }
@@ -316,6 +327,9 @@ func (l *load) errors() map[string]int {
 // check compares the ledger with the nodes; the load must have finished.
 func (l *load) check(t testing.TB, c *testcluster.Cluster) {
 	t.Helper()
+	if l.users {
+		l.cleanAll(t, c)
+	}
 	c.RequireEqual() // S1, S3, S8: no node differs, none has anything prepared
 	l.checkRows(t, c.Node(1).ConnectPg())
 }
