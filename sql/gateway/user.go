@@ -56,7 +56,11 @@ func (s *session) carry() (step, error) {
 // prepareUser prepares the open block for the client, as name, on all nodes. failure: it is rolled back everywhere. A SERIALIZABLE
 // one gets no warning: who coordinates transactions reads none, and the session's first COMMIT gives it.
 func (s *session) prepareUser(ctx context.Context, name string) (failure *mtm.Error, err error) {
-	if e := s.permit(ctx, now()); e != nil {
+	e := refusalOfGID(name)
+	if e == nil {
+		e = s.permit(ctx, now())
+	}
+	if e != nil {
 		return e, s.rollback()
 	}
 	if e := s.tooLate(); e != nil {

@@ -84,7 +84,8 @@ type load struct {
 	acked   []atomic.Int64 // by node
 	stop    atomic.Bool
 	running sync.WaitGroup
-	runs    bool // for the goroutine that starts and ends it
+	cleaned sync.WaitGroup // the cleaner, see users
+	runs    bool           // for the goroutine that starts and ends it
 }
 
 // newLoad makes the tables and a load that does not run yet.
@@ -116,7 +117,12 @@ func (l *load) start(t testing.TB) {
 		}
 	}
 	if l.users {
-		l.running.Go(l.clean)
+		done := make(chan struct{})
+		l.cleaned.Go(func() { l.clean(done) })
+		go func() {
+			l.running.Wait() // the last may wait for what the others left
+			close(done)
+		}()
 	}
 	t.Cleanup(l.finish)
 }
@@ -125,6 +131,7 @@ func (l *load) start(t testing.TB) {
 func (l *load) finish() {
 	l.stop.Store(true)
 	l.running.Wait()
+	l.cleaned.Wait()
 	l.runs = false
 }
 

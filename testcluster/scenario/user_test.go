@@ -112,12 +112,13 @@ func heldRefusals(t *testing.T, c *testcluster.Cluster) {
 		execSQL(t, third, "BEGIN")
 		execSQL(t, third, "INSERT INTO held VALUES (3, 'three')")
 		require.Equal(t, want, stateOf(t, third, "PREPARE TRANSACTION '"+name+"'"))
-		execSQL(t, third, "ROLLBACK")
+		require.EqualValues(t, 'I', third.PgConn().TxStatus())
 	}
 	for _, sql := range []string{"CREATE TEMPORARY TABLE gone (a int)", "NOTIFY held"} {
 		execSQL(t, third, "BEGIN")
 		execSQL(t, third, sql)
 		require.Equal(t, "0A000", stateOf(t, third, "PREPARE TRANSACTION 'open'"))
+		require.EqualValues(t, 'I', third.PgConn().TxStatus())
 	}
 	execSQL(t, third, "BEGIN")
 	require.Equal(t, "25001", stateOf(t, third, "COMMIT PREPARED 'mine'"))
@@ -294,12 +295,17 @@ func (l *load) cleanUp(ctx context.Context, age time.Duration) (left int, err er
 }
 
 // clean does so while the load runs.
-func (l *load) clean() {
-	for !l.stop.Load() {
+func (l *load) clean(done <-chan struct{}) {
+	for tick := time.NewTicker(300 * time.Millisecond); ; {
+		select {
+		case <-done:
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), txLimit)
 		l.cleanUp(ctx, 3*time.Second) //nolint:errcheck // it is tried again
 		cancel()
-		<-time.After(300 * time.Millisecond)
 	}
 }
 
