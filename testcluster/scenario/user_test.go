@@ -304,7 +304,7 @@ func (l *load) clean(done <-chan struct{}) {
 		case <-tick.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), txLimit)
-		l.cleanUp(ctx, 3*time.Second) //nolint:errcheck // it is tried again
+		l.cleanUp(ctx, time.Second) //nolint:errcheck // it is tried again
 		cancel()
 	}
 }
