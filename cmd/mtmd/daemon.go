@@ -282,7 +282,13 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 		return lr.Catalog.Yield(ctx, d.cfg.NodeID, gid, quiet, limit)
 	}
 	d.gate.yield.Store(&yield)
-	announce := lr.Catalog.Announces
+	announce := func(gid mtm.GID, does bool) {
+		if does {
+			lr.Catalog.Announces(gid)
+		} else {
+			lr.Catalog.AnnouncesNot(gid)
+		}
+	}
 	d.gate.announce.Store(&announce)
 	d.gate.expectOpen.Store(&expectOpen)
 	d.gate.holds.catalog.Store(lr.Catalog)

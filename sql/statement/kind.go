@@ -54,6 +54,9 @@ const (
 // Has reports whether all of f is set.
 func (s *Statement) Has(f Flags) bool { return s.Flags&f == f }
 
+// EndsBlock reports whether it ends the block that it is in, whether it succeeds or fails, and is no ROLLBACK.
+func (s *Statement) EndsBlock() bool { return s.Kind == Commit || s.Kind == PrepareTx }
+
 // ReadsOrWrites reports whether the statement touches data, so that a node that is out of date must refuse it.
 func (s *Statement) ReadsOrWrites() bool {
 	switch s.Kind {
