@@ -186,3 +186,18 @@ func TestGarbageInsteadOfTLS(t *testing.T) {
 	_, err := greet(t, as(dir, "node-2"), hello())
 	require.NoError(t, err)
 }
+
+// TestWaitingNodeMayBeAddedByANode: without peers it takes calls of its cluster's nodes, but no messages.
+func TestWaitingNodeMayBeAddedByANode(t *testing.T) {
+	dir, n, as := alone(t)
+	n.RemovePeer(2)
+	for name, want := range map[string]codes.Code{"node-2": codes.OK, "node-3": codes.OK, "admin": codes.OK, "other": codes.PermissionDenied} {
+		if name == "other" {
+			require.NoError(t, cert.Issue(dir, name, "127.0.0.1"))
+		}
+		_, err := mtmpb.NewAdminClient(as(dir, name)).Call(context.Background(), &mtmpb.AdminRequest{Method: "m"})
+		require.Equal(t, want, status.Code(err), "%s: %v", name, err)
+	}
+	_, err := greet(t, as(dir, "node-3"), hello())
+	require.Equal(t, codes.PermissionDenied, status.Code(err))
+}

@@ -75,7 +75,8 @@ func (c *Config) caller(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-// admit decides who may call what: nodes everything, the operator everything but Peer, others nothing.
+// admit decides who may call what: peers everything, the operator everything but Peer, others nothing. While this node has no peers it
+// waits to be made one of a cluster, and any node of that may do so.
 func (c *Config) admit(ctx context.Context, method string) error {
 	name, err := c.caller(ctx)
 	if err != nil {
@@ -85,7 +86,11 @@ func (c *Config) admit(ctx context.Context, method string) error {
 	if _, isNode := c.nodeOf(name); isNode {
 		return nil
 	}
-	if name == adminName && !strings.HasPrefix(method, "/"+mtmpb.Peer_ServiceDesc.ServiceName+"/") {
+	forAdmin := !strings.HasPrefix(method, "/"+mtmpb.Peer_ServiceDesc.ServiceName+"/")
+	if c.known.Load() == 0 && forAdmin && isNodeName(name) {
+		return nil // this node waits to be added, and a node of the cluster adds it (mtm.add_node)
+	}
+	if name == adminName && forAdmin {
 		return nil
 	}
 	level := slog.LevelWarn
@@ -94,6 +99,15 @@ func (c *Config) admit(ctx context.Context, method string) error {
 	}
 	c.Logger.Log(ctx, level, "call refused", keyMethod, method, keyName, name)
 	return status.Errorf(codes.PermissionDenied, "dmq: the certificate of %q does not allow %s", name, method)
+}
+
+func isNodeName(name string) bool {
+	for id := mtm.NodeID(1); id <= mtm.MaxNodes; id++ {
+		if nodeName(id) == name {
+			return true
+		}
+	}
+	return false
 }
 
 // nodeOf reads a node's name: this node or one of its peers.

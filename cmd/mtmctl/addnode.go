@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,7 +80,7 @@ With --dev the node is one of the dev cluster (devcluster add-node makes it and 
 // openFor is open, for a command about a node that is not one of the others.
 func (t *target) openFor(word string) (fresh admin.Node, others []admin.Node, err error) {
 	if t.dev == "" {
-		if fresh, err = parseNode(word, true); err != nil {
+		if fresh, err = admin.ParseNode(word, true); err != nil {
 			return fresh, nil, usageError{fmt.Errorf("node %q: %w", word, err)}
 		}
 		t.nodes = append(t.nodes, word)
@@ -121,32 +120,8 @@ func addProgress(cmd *cobra.Command) func(admin.AddProgress) {
 			return
 		}
 		last, said = p, time.Now()
-		fmt.Fprintln(cmd.ErrOrStderr(), progressLine(p))
+		fmt.Fprintln(cmd.ErrOrStderr(), admin.ProgressLine(p))
 	}
-}
-
-func progressLine(p admin.AddProgress) string {
-	switch p.Phase {
-	case "rows":
-		return fmt.Sprintf("copying node %d: %s of about %s, %d of %d parts", p.Donor, size(p.Bytes), size(p.Total), p.Parts, p.All)
-	case "catching up":
-		return fmt.Sprintf("catching up: %s behind", size(p.Bytes))
-	case "retry":
-		return "beginning anew: " + strings.ReplaceAll(p.Note, "\n", " ")
-	case "joining":
-		return "the copy is complete"
-	}
-	return fmt.Sprintf("copying node %d: %s", p.Donor, p.Phase)
-}
-
-func size(n int64) string {
-	switch {
-	case n >= 10<<30:
-		return fmt.Sprintf("%d GB", n>>30)
-	case n >= 10<<20:
-		return fmt.Sprintf("%d MB", n>>20)
-	}
-	return fmt.Sprintf("%d kB", (n+1023)>>10)
 }
 
 func (r addResult) text(w io.Writer) {

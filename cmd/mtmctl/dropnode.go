@@ -1,34 +1,17 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"mtm"
 	"mtm/cmd/mtmctl/admin"
 )
-
-const (
-	dropWait     = 45 * time.Second
-	unneededWait = 30 * time.Second
-)
-
-// dropResult is what drop-node prints.
-type dropResult struct {
-	Dropped    int      `json:"dropped"`
-	GenNum     uint64   `json:"gen_num"`
-	Configured []int    `json:"gen_configured"`
-	NeededBy   []string `json:"needed_by,omitempty"` // nodes on which transactions in doubt count on it, or that do not say
-}
 
 func newDropNode() *cobra.Command {
 	var t target
@@ -56,11 +39,13 @@ drop-node waits until no transaction that was begun with NODE is in doubt on the
 				return err
 			}
 			defer t.close()
-			r, err := dropNode(cmd.Context(), nodes, id)
+			r, err := admin.Drop(cmd.Context(), nodes, id)
+			if errors.Is(err, admin.ErrDropsItself) {
+				return usageError{err}
+			}
 			if err != nil {
 				return err
 			}
-			r.NeededBy = waitUnneeded(cmd.Context(), nodes, id)
 			return show(cmd, r, func(w io.Writer) {
 				fmt.Fprintf(w, "node %d is dropped; the cluster has nodes %s\n", r.Dropped, ids(r.Configured))
 				if len(r.NeededBy) > 0 {
@@ -72,54 +57,4 @@ drop-node waits until no transaction that was begun with NODE is in doubt on the
 	}
 	t.addFlags(cmd)
 	return cmd
-}
-
-// dropNode asks one node after the other. The error is that of the last node that answered.
-func dropNode(ctx context.Context, nodes []admin.Node, id int) (r dropResult, err error) {
-	ctx, cancel := context.WithTimeout(ctx, dropWait)
-	defer cancel()
-	err = usageError{fmt.Errorf("node %d does not drop itself: give another node", id)}
-	for _, n := range nodes {
-		if n.ID == id {
-			continue
-		}
-		failed := n.Admin.Call(ctx, "drop_node", map[string]int{"drop": id}, &r)
-		if failed == nil {
-			return r, nil
-		}
-		if !errors.Is(failed, admin.ErrNotReachable) || errors.As(err, new(usageError)) {
-			err = failed
-		}
-	}
-	return r, err
-}
-
-// waitUnneeded waits until no node has a transaction in doubt that counts on a node that was dropped, and returns those that may
-// still have one.
-func waitUnneeded(ctx context.Context, nodes []admin.Node, id int) []string {
-	ctx, cancel := context.WithTimeout(ctx, unneededWait)
-	defer cancel()
-	again := time.NewTicker(100 * time.Millisecond)
-	defer again.Stop()
-	others := slices.DeleteFunc(slices.Clone(nodes), func(n admin.Node) bool { return n.ID == id })
-	for {
-		all, _ := askAll(ctx, others)
-		var need []string
-		for _, n := range all {
-			var r struct {
-				CountsOn []int `json:"counts_on"`
-			}
-			if n.Err != nil || json.Unmarshal(n.Raw, &r) != nil || slices.Contains(r.CountsOn, id) {
-				need = append(need, n.Peer)
-			}
-		}
-		if len(need) == 0 || ctx.Err() != nil {
-			return need
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return need
-		}
-	}
 }

@@ -3,16 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"mtm"
 	"mtm/cert"
 	"mtm/cmd/mtmctl/admin"
 	"mtm/testcluster/devcluster"
@@ -103,7 +99,7 @@ func (t *target) parse() ([]admin.Node, error) {
 	}
 	var nodes []admin.Node
 	for _, text := range t.nodes {
-		n, err := parseNode(text, t.needsEachNode)
+		n, err := admin.ParseNode(text, t.needsEachNode)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--node %q: %w", text, err)}
 		}
@@ -113,27 +109,4 @@ func (t *target) parse() ([]admin.Node, error) {
 		nodes = append(nodes, n)
 	}
 	return nodes, nil
-}
-
-// parseNode reads "1=host:port", or, if no number is needed, "host:port".
-func parseNode(text string, needID bool) (admin.Node, error) {
-	var n admin.Node
-	first, rest, found := strings.Cut(text, "=")
-	switch {
-	case found:
-		id, err := strconv.Atoi(first)
-		if err != nil || !mtm.NodeID(id).Valid() {
-			return n, fmt.Errorf("the number must be 1 to %d", mtm.MaxNodes)
-		}
-		n.ID, n.Peer = id, rest
-	case needID:
-		return n, errors.New("must be id=host:port")
-	default:
-		n.Peer = text
-	}
-	host, port, err := net.SplitHostPort(n.Peer)
-	if p, e := strconv.ParseUint(port, 10, 16); err != nil || host == "" || e != nil || p == 0 {
-		return n, errors.New("the address must be host:port")
-	}
-	return n, nil
 }

@@ -182,6 +182,9 @@ func (d *daemon) ring() {
 
 // answer is what a session is told; "": NULL.
 func (d *daemon) answer(ctx context.Context, q schema.Question) (string, *mtm.Error) {
+	if text, failure, known := d.jobs.answer(q); known {
+		return text, failure
+	}
 	switch verb, rest := q.Text[:1], q.Text[1:]; {
 	case verb == schema.AskLastGID && rest == "":
 		if gid := d.gateway.LastGID(q.PID); !gid.IsZero() {

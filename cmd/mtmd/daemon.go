@@ -33,6 +33,7 @@ type daemon struct {
 	mail       *mailbox
 	gateway    *gateway.Server
 	relay      relay
+	jobs       *jobs
 	asked      chan struct{} // a session asks something
 	joined     chan struct{} // a cluster was made: leave the first phase
 	clientCert *certFile     // nil: no TLS to clients
@@ -62,7 +63,7 @@ func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
 	}
 	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1)}
 	d.peers.Store(&cfg.Peers)
-	d.relay = d.newRelay()
+	d.relay, d.jobs = d.newRelay(), newJobs(d)
 	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
 	return d, nil
 }
@@ -319,7 +320,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, renew.run,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, renew.run, d.jobs.Run,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

@@ -16,12 +16,21 @@ type Question struct {
 	PID   int32 // its PostgreSQL process
 	Nonce uint32
 	Text  string
+	Admin bool // the session's user is a superuser or a member of mtm_admin, whatever he calls himself
 }
 
 // The questions.
 const (
 	AskOutcome = "o" // before a gid: what became of that transaction
 	AskLastGID = "l" // the session's last commit
+
+	// Of administrators: see admin.sql.
+	AskArgument = "n" // before the beginning of an argument, in base64; AskMore has what follows
+	AskMore     = "p"
+	AskAdd      = "a" // begin to add the node of the argument
+	AskDrop     = "d" // before a number: begin to drop that node
+	AskProgress = "j" // what was begun: "r" and how far it is; "d" and its result; "f", and AskReport tells the error
+	AskReport   = "k" // before a position: some of the error, a JSON object in ASCII, from there on; NULL past its end
 )
 
 // AskNotice is the SQLSTATE of the notice by which a session says, through the gateway, that it asks; the message is AskMessage.
@@ -45,16 +54,19 @@ func NewDesk(conn *pgx.Conn) *Desk { return &Desk{conn: conn, open: map[Question
 
 // Look returns the questions that it has not returned before, and takes back answers that nobody waits for any more.
 func (d *Desk) Look(ctx context.Context) (fresh []Question, err error) {
-	rows, err := d.conn.Query(ctx, `SELECT pid, application_name FROM pg_stat_activity
-		WHERE application_name LIKE 'mtm?%' AND pid IS NOT NULL AND datname = current_database() ORDER BY pid`)
+	rows, err := d.conn.Query(ctx, `SELECT pid, application_name,
+			EXISTS (SELECT FROM pg_roles r WHERE r.rolname = '`+AdminRole+`' AND pg_has_role(usesysid, r.oid, 'MEMBER'))
+		FROM pg_stat_activity WHERE application_name LIKE 'mtm?%' AND pid IS NOT NULL AND datname = current_database() ORDER BY pid`)
 	if err != nil {
 		return nil, fmt.Errorf("look for questions: %w", err)
 	}
 	asked := map[Question]bool{}
 	var pid int32
 	var name string
-	_, err = pgx.ForEachRow(rows, []any{&pid, &name}, func() error {
+	var admin bool
+	_, err = pgx.ForEachRow(rows, []any{&pid, &name, &admin}, func() error {
 		if q, ok := parseQuestion(pid, name); ok {
+			q.Admin = admin
 			asked[q] = true
 			if _, known := d.open[q]; !known {
 				fresh = append(fresh, q)

@@ -32,6 +32,8 @@ var (
 	statusSQL string
 	//go:embed ask.sql
 	askSQL string
+	//go:embed admin.sql
+	adminSQL string
 	//go:embed sequences.sql
 	sequencesSQL string
 	//go:embed ddl.sql
@@ -45,7 +47,7 @@ var (
 )
 
 // functionsSQL is run by Install and by each Upgrade: everything in it is CREATE OR REPLACE, or IF NOT EXISTS.
-var functionsSQL = []string{statusSQL, askSQL, sequencesSQL, ddlSQL, preparedSQL}
+var functionsSQL = []string{statusSQL, askSQL, adminSQL, sequencesSQL, ddlSQL, preparedSQL}
 
 // migrations[i] leads from version i+1 to i+2. It runs before functionsSQL, and may drop functions whose columns change.
 var migrations = []string{}

@@ -36,7 +36,7 @@ DROP PUBLICATION IF EXISTS mtm;
 DO $$
 BEGIN
     IF (SELECT made_role FROM mtm.node) THEN
-        REVOKE ALL ON FUNCTION mtm.alter_sequences FROM mtm_admin;
+        REVOKE ALL ON FUNCTION mtm.alter_sequences, mtm.add_node, mtm.drop_node FROM mtm_admin;
         DROP ROLE mtm_admin;
     END IF;
 EXCEPTION WHEN dependent_objects_still_exist OR undefined_object THEN

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"mtm/testcluster"
@@ -62,9 +63,11 @@ func TestNodesAreAdded(t *testing.T) {
 	c.Node(id).WaitStatus("online") // it has its copy, and the others know of it
 
 	began, before := time.Now(), l.errors()
-	id, err = dev.AddNode(t.Context(), devcluster.AddOptions{})
+	id, err = dev.AddNode(t.Context(), devcluster.AddOptions{NoJoin: true})
 	require.NoError(t, err)
 	require.Equal(t, 5, id)
+	inSQL := c.Node(1).Connect()
+	require.Equal(t, 5, one[int](t, inSQL, `SELECT mtm.add_node($1)`, "5="+c.Node(5).Info().Peer))
 	require.Equal(t, "{1,2,3,4,5}", c.Node(2).Psql(`SELECT gen_configured FROM mtm.status()`))
 	for _, node := range []int{4, 5} {
 		var id int
@@ -81,10 +84,10 @@ func TestNodesAreAdded(t *testing.T) {
 	}
 	out, code = mtmctl(t, "verify", "--dev", dev.Dir(), "--quiet")
 	require.Zero(t, code, out)
-	for _, node := range []int{3, 5} {
-		out, code = mtmctl(t, "drop-node", strconv.Itoa(node), "--dev", dev.Dir())
-		require.Zero(t, code, out)
-	}
+	requireRefused(t, c, inSQL)
+	out, code = mtmctl(t, "drop-node", "3", "--dev", dev.Dir())
+	require.Zero(t, code, out)
+	execSQL(t, inSQL, `SELECT mtm.drop_node(5)`)
 	l.awaitProgress(t, c, 20)
 	l.finish()
 	l.tell(t)
@@ -100,6 +103,37 @@ func TestNodesAreAdded(t *testing.T) {
 	out, code = mtmctl(t, "verify", "--dev", dev.Dir(), "--skip", "3", "--skip", "5", "--quiet")
 	require.Zero(t, code, out)
 	l.checkRows(t, c.Node(4).ConnectPg())
+}
+
+// requireRefused: what cannot be done in SQL says why, as mtmctl does, and changes nothing.
+func requireRefused(t testing.TB, c *testcluster.Cluster, db *pgx.Conn) {
+	t.Helper()
+	refused := func(db *pgx.Conn, sql, code, want string) {
+		t.Helper()
+		_, err := db.Exec(t.Context(), sql)
+		require.Equal(t, code, sqlState(err), "%s: %v", sql, err)
+		require.Contains(t, detailOf(err), want, sql)
+	}
+	taken := c.Node(2).Info().Peer
+	refused(db, "SELECT mtm.drop_node(1)", "55000", "node 1 does not drop itself: ask another node")
+	refused(db, "SELECT mtm.drop_node(9)", "55000", "there is no node 9: the cluster has nodes {1,2,3,4,5}")
+	refused(db, "SELECT mtm.drop_node(17)", "22023", "must be a number from 1 to 16")
+	refused(db, "SELECT mtm.add_node('db4:7001')", "22023", "must be id=host:port")
+	refused(db, "SELECT mtm.add_node('6="+strings.Repeat("é", 900)+"')", "22023", "too long")
+	refused(db, "SELECT mtm.add_node('6=127.0.0.1:9')", "55000", "mtmd at 127.0.0.1:9 does not answer")
+	refused(db, "SELECT mtm.add_node('2="+taken+"')", "55000", "this node belongs to a cluster already")
+	execSQL(t, db, "CREATE ROLE mortal LOGIN; CREATE ROLE helper LOGIN IN ROLE mtm_admin")
+	as := func(role string) *pgx.Conn {
+		cfg := db.Config()
+		cfg.User = role
+		conn, err := pgx.ConnectConfig(t.Context(), cfg)
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close(context.Background()) })
+		return conn
+	}
+	refused(as("mortal"), "SELECT mtm.drop_node(2)", "42501", "permission denied")
+	refused(as("helper"), "SELECT mtm.drop_node(9)", "55000", "there is no node 9")
+	require.Equal(t, "{1,2,3,4,5}", c.Node(1).Psql(`SELECT gen_configured FROM mtm.status()`))
 }
 
 // cutOff has mtmd of the node victim die at a step of the copy for node id, and starts it again.
