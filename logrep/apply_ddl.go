@@ -48,6 +48,10 @@ func (t *applyTxn) logical(m *pgoutput.Logical) error {
 		return t.order(m.Content, t.fk != nil)
 	case m.Prefix == prefixDDLEnd && t.skip > 0:
 		t.skip--
+	case m.Prefix == prefixRows:
+		return t.fill(m.Content)
+	case m.Prefix == prefixMissing:
+		return t.fillMissing(m.Content)
 	}
 	return nil
 }

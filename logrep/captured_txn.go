@@ -97,10 +97,14 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 		t.before = m.Prefix == prefixDDLBefore
 		return nil
 	case prefixDDLEnd:
-		if t.ddl != nil && string(m.Content) == scopeTemporary {
-			t.ddl = nil // it is about this session's own objects
+		if scope := string(m.Content); t.ddl != nil && (scope == scopeTemporary || scope == scopeNothing) {
+			t.ddl = nil // it is about this session's own objects, or IF EXISTS found none
 			return nil
 		}
+		if err := t.sendDDL(); err != nil {
+			return err
+		}
+	case prefixRows, prefixMissing:
 		if err := t.sendDDL(); err != nil {
 			return err
 		}
@@ -168,7 +172,11 @@ const (
 	// From the one to the other, event triggers change what the statement has not changed yet.
 	prefixDDLBefore, prefixDDLRun = "mtm.ddlbefore", "mtm.ddlrun"
 
-	scopeTemporary = "temporary" // nothing of it concerns other nodes
+	// What the statement computed where it ran, after mtm.ddl: see rowsMessage, missingMessage.
+	prefixRows, prefixMissing = "mtm.rows", "mtm.missing"
+
+	// Nothing of it concerns other nodes.
+	scopeTemporary, scopeNothing = "temporary", "nothing"
 )
 
 // noteFlags reads the words of a note: wait=off (or false, 0, no), isolation=serializable.

@@ -129,11 +129,16 @@ func TestRowsThatEventTriggersWrite(t *testing.T) {
 		}
 	}
 	p.commit(around(1, "DROP TABLE t", "permanent")...)
-	temporary := around(3, "DROP TABLE t", "temporary")
-	temporary[4] = "SELECT 'it was temporary'"
-	c := p.commit(temporary...)
-	require.False(t, c.p.Has(mtm.PayloadDDL))
-	require.Equal(t, 4, p.same("seen"))
+	for n, scope := range []string{"temporary", "nothing"} {
+		steps := around(3+2*n, "DROP TABLE t", scope)
+		steps[4] = "SELECT 'it was temporary, or there was none'"
+		c := p.commit(steps...)
+		require.False(t, c.p.Has(mtm.PayloadDDL))
+	}
+	require.Equal(t, 6, p.same("seen"))
+	c := p.prepare(join(text("DROP TABLE t")[:1], []string{say("end", "nothing")})...)
+	require.True(t, c.p.Has(mtm.PayloadEmpty), "else it would be an incident when it is committed plainly")
+	p.finish(c.gid, false)
 	require.Empty(t, p.b.rows("SELECT 1 FROM pg_class WHERE relname = 't'"))
 }
 
@@ -145,6 +150,8 @@ func TestWithoutRows(t *testing.T) {
 		"CREATE TABLE a (b int GENERATED ALWAYS AS (1) STORED)": "",
 		"CREATE TEMP TABLE a AS SELECT 1":                       "",
 		"CREATE VIEW a AS SELECT 1":                             "",
+		"CREATE MATERIALIZED VIEW a AS SELECT 1 WITH DATA;":     "CREATE MATERIALIZED VIEW a AS SELECT 1  WITH NO DATA",
+		"refresh materialized view concurrently a.b with data":  "refresh materialized view              a.b  WITH NO DATA",
 		"CREATE TABLE a PARTITION OF b FOR VALUES IN (1)":       "",
 		"SELECT 1":                                         "",
 		"SELECT (SELECT 1 AS into_) FROM a":                "",

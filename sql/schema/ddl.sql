@@ -221,6 +221,85 @@ BEGIN
     END IF;
 END $$;
 
+-- What a statement computed here is sent along, for random(), now() and nextval() would give other values elsewhere, and a query might
+-- see other rows: the rows of a materialized view, or of a table that a volatile default filled; what an added column holds in rows
+-- that were there before. Values are spelled as the workers that apply them read them.
+CREATE OR REPLACE FUNCTION mtm.send_rows(rel oid) RETURNS void LANGUAGE plpgsql
+    SET search_path = '' SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET bytea_output = 'hex'
+    SET extra_float_digits = 3 SET lc_monetary = 'C' SET xmloption = 'content' AS $$
+DECLARE
+    head text;
+    query text;
+    rows text[];
+    one text;
+    bytes bigint := 0;
+    first boolean := true;
+BEGIN
+    SELECT json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname, 'view', c.relkind = 'm', 'columns', coalesce(a.columns, '[]'))::text,
+        format('SELECT to_json(ARRAY[%s]::text[])::text FROM %I.%I', a.list, n.nspname, c.relname) INTO head, query
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, LATERAL (
+        SELECT json_agg(json_build_object('name', a.attname, 'type', a.atttypid::bigint) ORDER BY a.attnum) AS columns,
+            string_agg(format('CASE WHEN %1$I IS DISTINCT FROM NULL THEN concat(%1$I) END', a.attname), ',' ORDER BY a.attnum) AS list
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') a
+    WHERE c.oid = rel;
+    IF query IS NULL THEN
+        RETURN;
+    END IF;
+    FOR one IN EXECUTE query LOOP
+        IF bytes > 262144 THEN
+            PERFORM pg_logical_emit_message(true, 'mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
+            rows := '{}'; bytes := 0; first := false;
+        END IF;
+        rows := array_append(rows, one);
+        bytes := bytes + length(one);
+    END LOOP;
+    PERFORM pg_logical_emit_message(true, 'mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
+END $$;
+
+CREATE OR REPLACE FUNCTION mtm.send_missing(rel oid) RETURNS void LANGUAGE plpgsql
+    SET search_path = '' SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET bytea_output = 'hex'
+    SET extra_float_digits = 3 SET lc_monetary = 'C' SET xmloption = 'content' AS $$
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'mtm.missing', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname,
+        'column', a.attname, 'value', a.attmissingval::text)::text)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relpersistence = 'p' AND a.atthasmissing AND NOT a.attisdropped AND NOT EXISTS (SELECT FROM pg_catalog.pg_attrdef d
+        WHERE d.adrelid = c.oid AND d.adnum = a.attnum AND starts_with(d.adbin::text, '{CONST'))
+        AND c.oid IN (WITH RECURSIVE family(member) AS (
+            VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.member) SELECT member FROM family);
+END $$;
+
+-- A statement rewrites a table: for a new column of which each row gets a value of its own, or a generated one.
+CREATE OR REPLACE FUNCTION mtm.on_rewrite() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('mtm.ddl_open', true) <> '' AND pg_event_trigger_table_rewrite_reason() & 2 <> 0 THEN
+        PERFORM set_config('mtm.rewritten', concat_ws(',', nullif(current_setting('mtm.rewritten', true), ''), pg_event_trigger_table_rewrite_oid()), true);
+    END IF;
+END $$;
+
+-- Sends what ALTER TABLE put into the rows of these tables.
+CREATE OR REPLACE FUNCTION mtm.send_filled(rels oid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rewritten oid[] := string_to_array(nullif(current_setting('mtm.rewritten', true), ''), ',')::oid[];
+BEGIN
+    PERFORM mtm.send_missing(rel) FROM unnest(rels) rel;
+    IF rewritten IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('mtm.rewritten', '', true);
+    IF to_regclass('mtm.local_tables') IS NOT NULL THEN
+        rewritten := ARRAY(SELECT r FROM unnest(rewritten) r WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            JOIN mtm.local_tables l ON (l.rel_schema, l.rel_name) = (n.nspname, c.relname) WHERE c.oid = r));
+    END IF;
+    PERFORM mtm.send_rows(c.oid) FROM pg_class c WHERE c.oid = ANY (rewritten) AND c.relpersistence = 'p' AND c.relkind = 'r'
+        AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attidentity <> '' AND NOT a.attisdropped)
+            OR EXISTS (SELECT FROM pg_attrdef d, regexp_matches(d.adbin::text, ':(?:op)?funcid (\d+)', 'g') f JOIN pg_proc p ON p.oid = f[1]::oid
+                WHERE d.adrelid = c.oid AND p.provolatile = 'v'));
+END $$;
+
 CREATE OR REPLACE FUNCTION mtm.on_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -245,6 +324,12 @@ BEGIN
         PERFORM set_config('mtm.ddl_scope', 'nothing', true);
     END IF;
     IF current_setting('mtm.ddl_open', true) <> '' THEN
+        IF tg_tag IN ('CREATE MATERIALIZED VIEW', 'REFRESH MATERIALIZED VIEW') THEN
+            PERFORM mtm.send_rows(c.oid) FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.oid = d.objid
+                WHERE d.classid = 'pg_class'::regclass AND c.relkind = 'm' AND c.relispopulated;
+        ELSIF tg_tag = 'ALTER TABLE' THEN
+            PERFORM mtm.send_filled(array_agg(DISTINCT objid)) FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass;
+        END IF;
         PERFORM set_config('mtm.ddl_depth', (depth - 1)::text, true);
         IF depth = 1 AND (current_setting('mtm.ddl_open', true) = 'nested' OR mtm.others_fire('ddl_command_end')) THEN
             PERFORM mtm.end_ddl();
@@ -281,6 +366,6 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

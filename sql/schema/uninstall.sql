@@ -4,6 +4,7 @@ DROP EVENT TRIGGER IF EXISTS "!mtm_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_before_ddl";
 DROP EVENT TRIGGER IF EXISTS "~mtm_nested_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_first_ddl";
+DROP EVENT TRIGGER IF EXISTS "!mtm_rewrite";
 DROP EVENT TRIGGER IF EXISTS "!mtm_drop";
 
 DO $$
