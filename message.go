@@ -184,12 +184,14 @@ const (
 
 // RecoverDone tells that the stream has reached the donor's mark of generation Gen, or, when Gen is 0, how far it is from
 // the end of the donor's journal. A donor says so every few hundred milliseconds at least, so that it is not given up.
-// With Seq 0 it is outside the order of the stream, and tells no more than that the donor is at work.
+// With Seq 0 it is outside the order of the stream, and tells no more than that the donor is at work, and whether a large
+// payload is on its way, by which others are overtaken: it comes, or the link is lost.
 type RecoverDone struct {
 	Stream, Seq uint64
 	Life        uint64
 	Gen         uint64
 	Behind      uint64 // bytes of the journal that were not read yet; 0: the end, for the moment
+	Large       bool   // with Seq 0: a large payload is on its way
 	Forgotten   Deps   // at the mark: what the members of Gen have all finished
 }
 

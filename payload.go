@@ -15,10 +15,11 @@ type PayloadFlags uint32
 
 // The flags.
 const (
-	PayloadDDL       PayloadFlags = 1 << iota // contains a DDL statement
-	PayloadEmpty                              // nothing in it is replicated: the origin may commit alone
-	PayloadWaitLocal                          // mtm.wait_peer_commits = off: answer when the origin has committed
-	PayloadStreamed                           // PostgreSQL cannot prepare it: an open session of its origin holds it
+	PayloadDDL          PayloadFlags = 1 << iota // contains a DDL statement
+	PayloadEmpty                                 // nothing in it is replicated: the origin may commit alone
+	PayloadWaitLocal                             // mtm.wait_peer_commits = off: answer when the origin has committed
+	PayloadStreamed                              // PostgreSQL cannot prepare it: an open session of its origin holds it
+	PayloadSerializable                          // its isolation level was SERIALIZABLE
 )
 
 // OpenPrefix is the prefix of the logical message with which a session says that it has done all that a transaction does

@@ -168,12 +168,45 @@ func TestANumberThatWasVoidedNeverCounts(t *testing.T) {
 	require.False(t, s.nodes[3].finished(gid))
 }
 
-func TestAGapEndsTheStream(t *testing.T) {
+func TestWhatOvertookALargePayloadIsDoneInItsTurn(t *testing.T) {
 	s := electionStage(t)
 	r := s.nodes[3].rec
-	s.item(3, mtm.RecoverTxn{Stream: r.stream, Seq: r.next + 1, GID: mtm.GID{Origin: 1, Gen: 2, Seq: 2}, Fate: mtm.FateCommitted})
+	txn := func(seq uint64) mtm.RecoverTxn {
+		return mtm.RecoverTxn{Stream: r.stream, Seq: seq, GID: mtm.GID{Origin: 1, Gen: 2, Seq: seq}, Fate: mtm.FateCommitted}
+	}
+	s.item(3, txn(3))
+	s.item(3, txn(2))
 	require.Equal(t, -1, s.said("3: do ApplyRecovered mtm-1-2-2 at 1"))
+	large := txn(1)
+	large.Payload = mtm.Payload{Spill: "large", Size: 1 << 20}
+	s.item(3, large)
+	s.item(3, txn(2)) // repeated
+	for seq := 1; seq <= 3; seq++ {
+		require.GreaterOrEqual(t, s.said(fmt.Sprintf("3: do ApplyRecovered mtm-1-2-%d at %d", seq, seq)), 0)
+	}
+	require.Empty(t, s.nodes[3].rec.early)
+	require.EqualValues(t, 4, s.nodes[3].rec.next)
+}
+
+func TestAGapEndsTheStreamUnlessALargePayloadIsOnItsWay(t *testing.T) {
+	s := electionStage(t)
+	r := s.nodes[3].rec
+	early := mtm.RecoverTxn{Stream: r.stream, Seq: r.next + 1, GID: mtm.GID{Origin: 1, Gen: 2, Seq: 2}, Fate: mtm.FateCommitted,
+		Payload: mtm.Payload{Spill: "early", Size: 1 << 20}}
+	s.item(3, early)
+	wait := func(large bool) {
+		for range 4 {
+			s.now += s.nodes[3].cfg.RecoverAfter / 3
+			s.step(3, Tick{Now: s.now})
+			s.item(3, mtm.RecoverDone{Stream: r.stream, Behind: 7, Large: large})
+		}
+	}
+	wait(true)
+	require.Equal(t, r.stream, s.nodes[3].rec.stream)
+	wait(false)
 	require.NotEqual(t, r.stream, s.nodes[3].rec.stream)
+	require.Equal(t, -1, s.said("3: do ApplyRecovered mtm-1-2-2 at 1"))
+	require.GreaterOrEqual(t, s.said("3: do DropPayload early"), 0)
 }
 
 func TestADonorIsOnlineInTheGenerationOfWhoAsks(t *testing.T) {

@@ -94,6 +94,7 @@ type Node struct {
 	rec         recovery
 	asked       uint64 // streams so far
 	pending     []pendingTxn
+	capture     captureState
 	recoverAt   uint64                // the last ApplyRecovered.At that was given
 	have        map[mtm.NodeID]spans  // per origin: recovered, and in PostgreSQL
 	established bool                  // during a tick: nobody outside the members can answer reads
@@ -167,6 +168,8 @@ func (n *Node) Step(ev Event) {
 		n.finishedHere(ev.GID)
 	case Recovered:
 		n.recoveredHere(ev.At)
+	case Recaptured:
+		n.recaptured(ev.Prepared)
 	case RefereeSaid:
 		n.refereeSaid(ev.Answer)
 	case GateClosed:

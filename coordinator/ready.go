@@ -112,6 +112,12 @@ type TellOutcome struct {
 	GID mtm.GID
 }
 
+// Recapture is asked for when a node that is behind has nearly everything, before it stands for being a member again: what was
+// recovered is of no interest to capture, but a slot delivers in order, so what sessions prepare from now on would wait
+// until all of it is decoded, and hold its rows everywhere meanwhile. Let the slot go on from here. → Recaptured, in a while.
+type Recapture struct{}
+
+func (Recapture) action()      {}
 func (StreamJournal) action()  {}
 func (StreamAcked) action()    {}
 func (ApplyRecovered) action() {}
@@ -222,6 +228,12 @@ type Recovered struct {
 	At uint64
 }
 
+// Recaptured: capture delivers soon what is prepared from now on. Where it was made to pass over something, Prepared is
+// what PostgreSQL holds prepared of this node's own since then: of these, what was not captured never will be.
+type Recaptured struct {
+	Prepared []mtm.GID
+}
+
 // Hold stops elections as far as this node goes, or lets it take part again. It is not remembered: tell it after each start.
 type Hold struct {
 	On bool
@@ -233,9 +245,10 @@ type DropNode struct {
 	Node mtm.NodeID
 }
 
-func (Recovered) event() {}
-func (DropNode) event()  {}
-func (Hold) event()      {}
+func (Recaptured) event() {}
+func (Recovered) event()  {}
+func (DropNode) event()   {}
+func (Hold) event()       {}
 
 func (Tick) event()       {}
 func (Received) event()   {}

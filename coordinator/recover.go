@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"maps"
 	"slices"
 
 	"mtm"
@@ -17,10 +18,11 @@ type recovery struct {
 	next     uint64 // number of the message that is due
 	acked    uint64 // the donor was told that what is numbered up to here is done
 	heard    uint64
-	behind   uint64     // bytes of the donor's journal that it had yet to read
-	caughtUp bool       // the end of the donor's journal was reached
-	queue    []mtm.Body // received, not taken up
-	mark     uint64     // all that precedes the mark of this generation is here
+	behind   uint64              // bytes of the donor's journal that it had yet to read
+	caughtUp bool                // the end of the donor's journal was reached
+	queue    []mtm.Body          // received, not taken up
+	early    map[uint64]mtm.Body // received before its turn, by number: what lies in a spill file is overtaken
+	mark     uint64              // all that precedes the mark of this generation is here
 }
 
 // pendingTxn is an ApplyRecovered that is under way.
@@ -51,11 +53,51 @@ func (n *Node) driveRecovery() {
 	}
 	// With nobody online in reach there is nobody to catch up with first: the election finds who is ahead.
 	alone := n.now > n.donorAt+n.cfg.RecoverAfter
+	ready := r.caughtUp && n.recapture()
 	if n.m.Joining() { // nobody waits for it, so it waits until it has nearly everything
-		n.m.SetCaughtUp(r.caughtUp)
+		n.m.SetCaughtUp(ready)
 		return
 	}
-	n.m.SetCaughtUp(r.caughtUp || n.m.IsDonor() || !n.m.Behind() || alone)
+	n.m.SetCaughtUp(ready || n.m.IsDonor() || !n.m.Behind() || alone)
+}
+
+// captureState is whether the slot still has to deliver what this node did before it was online last, or caught up with.
+type captureState int
+
+const (
+	captureOld   captureState = iota // it may have to
+	captureAsked                     // Recapture is under way
+	captureNew
+)
+
+// recapture reports whether capture delivers at once what would be prepared now, and asks for it.
+func (n *Node) recapture() bool {
+	if n.capture == captureOld {
+		n.capture = captureAsked
+		n.do(Recapture{})
+	}
+	return n.capture == captureNew
+}
+
+// recaptured: capture goes on behind what is prepared here.
+func (n *Node) recaptured(prepared []mtm.GID) {
+	for _, gid := range prepared {
+		switch t := n.txns[gid]; {
+		case gid.Origin != n.cfg.ID:
+		case t == nil:
+			if !n.outcomes[gid] { // prepared before a crash and never journaled, or rolled back too early
+				n.do(Finish{GID: gid})
+			}
+		case t.journaled:
+		case t.coord != nil && t.outcome == undecided:
+			n.abort(t, mtm.Conflict("The node came back meanwhile."))
+		case t.outcome != committed && (t.local == localFinished || t.local == localFinishing || t.local == localNone):
+			n.do(Finish{GID: gid})
+		}
+	}
+	if n.capture == captureAsked {
+		n.capture = captureNew
+	}
 }
 
 // ackStream tells the donor how far this node is: it sends only so much ahead.
@@ -80,11 +122,18 @@ func (n *Node) ackStream() {
 // stopRecovery forgets what was received and not begun.
 func (n *Node) stopRecovery() {
 	for _, b := range n.rec.queue {
-		if t, ok := b.(mtm.RecoverTxn); ok {
-			n.drop(t.Payload)
-		}
+		n.dropItem(b)
+	}
+	for _, seq := range slices.Sorted(maps.Keys(n.rec.early)) {
+		n.dropItem(n.rec.early[seq])
 	}
 	n.rec = recovery{}
+}
+
+func (n *Node) dropItem(b mtm.Body) {
+	if t, ok := b.(mtm.RecoverTxn); ok {
+		n.drop(t.Payload)
+	}
 }
 
 // donors are the nodes that may be asked: online in the generation that this node knows of, so that they hold
@@ -166,7 +215,8 @@ func (n *Node) onRecover(from mtm.NodeID, r mtm.Recover) {
 	n.do(a)
 }
 
-// onRecoverItem takes in the next message of the stream. A gap ends it, and another is asked for.
+// onRecoverItem takes in the next message of the stream. What comes before its turn is kept: a large payload takes a way of its
+// own, and is overtaken. One that was lost ends the stream, when nothing more comes in its turn.
 func (n *Node) onRecoverItem(from mtm.NodeID, stream, life, seq uint64, b mtm.Body) {
 	r := &n.rec
 	if n.m == nil || n.m.Online() || from != r.donor || stream != r.stream {
@@ -174,26 +224,41 @@ func (n *Node) onRecoverItem(from mtm.NodeID, stream, life, seq uint64, b mtm.Bo
 	}
 	if d, ok := b.(mtm.RecoverDone); ok && seq == 0 {
 		// A donor that waits for an acknowledgement, and a node that waits for what was lost, would wait for ever.
-		if len(r.queue) > 0 || len(n.pending) > 0 || d.Behind < r.behind || r.behind == 0 {
+		if d.Large || len(r.queue) > 0 || len(n.pending) > 0 || d.Behind < r.behind || r.behind == 0 {
 			r.heard = n.now
 		}
 		r.behind = d.Behind
 		return
 	}
-	if seq < r.next {
+	if seq < r.next || r.early[seq] != nil {
 		return
 	}
-	if seq == 1 {
+	if r.next == 1 && len(r.early) == 0 {
 		r.life = life
 	}
-	if seq > r.next || life != r.life {
+	if life != r.life || len(r.early) >= maxEarly {
+		n.dropItem(b)
 		n.stopRecovery()
 		return
 	}
-	r.next++
+	if seq > r.next {
+		if r.early == nil {
+			r.early = map[uint64]mtm.Body{}
+		}
+		r.early[seq] = b
+		return
+	}
 	r.heard = n.now
-	r.queue = append(r.queue, b)
+	for b != nil {
+		r.queue = append(r.queue, b)
+		r.next++
+		b = r.early[r.next]
+		delete(r.early, r.next)
+	}
 }
+
+// maxEarly bounds what is kept before its turn; a donor sends only so many bytes ahead.
+const maxEarly = 1 << 17
 
 // takeUp does one message of the stream; false: it has to wait.
 func (n *Node) takeUp(b mtm.Body) bool {

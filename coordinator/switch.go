@@ -155,6 +155,7 @@ func (n *Node) becomeOnline() {
 		}
 	}
 	n.stopRecovery()
+	n.capture = captureOld
 	n.mark()
 	n.m.BecomeOnline()
 	n.takeMachine()

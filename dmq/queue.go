@@ -189,6 +189,17 @@ func (q *Queue) Send(m mtm.Message) {
 // Incarnation is what peers are told of this process.
 func (q *Queue) Incarnation() uint64 { return q.cfg.Incarnation }
 
+// Large reports whether a large payload is on its way to node: it arrives, or the link is reported down.
+func (q *Queue) Large(node mtm.NodeID) bool {
+	l := q.link(node)
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.large.len() > 0
+}
+
 // LastAck is when this node sent the newest heartbeat that the present process of node has acknowledged; zero if there
 // is none. The time has a monotonic reading: compare it with time.Since.
 func (q *Queue) LastAck(node mtm.NodeID) time.Time {

@@ -11,7 +11,7 @@ func (t *applyTxn) startCopy() error {
 	if err != nil {
 		return err
 	}
-	if len(rel.Columns) == 0 {
+	if !rel.byCopy() {
 		return t.endRun()
 	}
 	if err := t.drain(); err != nil {

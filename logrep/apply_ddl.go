@@ -48,6 +48,10 @@ func (t *applyTxn) logical(m *pgoutput.Logical) error {
 		return t.order(m.Content, t.fk != nil)
 	case m.Prefix == prefixDDLEnd && t.skip > 0:
 		t.skip--
+	case m.Prefix == prefixRows:
+		return t.fill(m.Content)
+	case m.Prefix == prefixMissing:
+		return t.fillMissing(m.Content)
 	}
 	return nil
 }
@@ -103,13 +107,14 @@ func (t *applyTxn) relationsAgain() error {
 	if err := t.forget(); err != nil {
 		return err
 	}
-	t.known = map[uint32][]byte{}
+	t.known, t.path = map[uint32][]byte{}, false
 	for _, body := range old {
 		rel, id, err := t.relation(body)
 		if err != nil {
 			return err
 		}
 		t.rels[id], t.known[id] = rel, body
+		t.findPath(rel)
 	}
 	return t.referencesAgain()
 }

@@ -3,6 +3,7 @@ package logrep
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,6 +41,8 @@ const (
 	quirkReinsert quirk = 1 << iota
 	// quirkTextKey: the parameter type that PostgreSQL infers for a key column is not the column's.
 	quirkTextKey
+	// quirkPath: a function that an index or a trigger calls names things without a schema.
+	quirkPath
 )
 
 // How a column is found in WHERE. The letters are part of a statement's key in applyRel.stmts.
@@ -189,7 +192,7 @@ func (c *rowChange) sql() (with, sql string) {
 	for i, s := range c.set {
 		if s == 's' {
 			n++
-			set = append(set, quoteIdent(c.rel.Columns[i].Name)+" = $"+strconv.Itoa(n))
+			set = append(set, quoteIdent(c.rel.Columns[i].Name)+" = "+c.rel.param(i, n))
 		}
 	}
 	where := c.whereSQL(n)
@@ -219,7 +222,7 @@ func (c *rowChange) reinsertSQL(where string) (with, sql string) {
 		cols = append(cols, col)
 		if s == 's' {
 			n++
-			values = append(values, "$"+strconv.Itoa(n))
+			values = append(values, c.rel.param(i, n))
 		} else {
 			values = append(values, "d."+col)
 		}
@@ -273,7 +276,7 @@ func (rel *applyRel) insert() *applyStmt {
 	}
 	cols, params := make([]string, len(rel.Columns)), make([]string, len(rel.Columns))
 	for i, col := range rel.Columns {
-		cols[i], params[i] = quoteIdent(col.Name), "$"+strconv.Itoa(i+1)
+		cols[i], params[i] = quoteIdent(col.Name), rel.param(i, i+1)
 	}
 	sql := "INSERT INTO " + rel.name + " (" + strings.Join(cols, ", ") + ") OVERRIDING SYSTEM VALUE VALUES (" +
 		strings.Join(params, ", ") + ")"
@@ -283,6 +286,23 @@ func (rel *applyRel) insert() *applyStmt {
 	st := &applyStmt{sql: sql}
 	rel.stmts["I"] = st
 	return st
+}
+
+// nodeTree is the type of expressions in the catalog (a copy of pg_class has it), which PostgreSQL reads from nobody.
+const nodeTree = 194
+
+// param is parameter n as a value of column i.
+func (rel *applyRel) param(i, n int) string {
+	p := "$" + strconv.Itoa(n)
+	if rel.Columns[i].Type == nodeTree {
+		return "mtm.node_tree(pg_catalog.textout(" + p + "::pg_catalog.text))"
+	}
+	return p
+}
+
+// byCopy reports whether COPY can load the table.
+func (rel *applyRel) byCopy() bool {
+	return len(rel.Columns) > 0 && !slices.ContainsFunc(rel.Columns, func(c pgoutput.Column) bool { return c.Type == nodeTree })
 }
 
 // copySQL loads many rows of rel.

@@ -246,3 +246,28 @@ func TestCancel(t *testing.T) {
 	p.finish(large.gid, true)
 	require.Equal(t, 199002, p.same("t"))
 }
+
+// Functions of indexes and ALWAYS triggers name things without a schema; values are still spelled with one.
+func TestFunctionsFindWhatTheyName(t *testing.T) {
+	p := newPair(t, "CREATE TABLE log (n int PRIMARY KEY); CREATE TABLE t (id int, r regclass)",
+		"CREATE FUNCTION inner_one(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 1'",
+		"CREATE FUNCTION outer_one(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN inner_one($1); END'",
+		"CREATE INDEX ON t (outer_one(id)); ALTER TABLE t REPLICA IDENTITY FULL",
+		"CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM 1 FROM log; RETURN NEW; END'",
+		"CREATE TRIGGER note BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION note(); ALTER TABLE t ENABLE ALWAYS TRIGGER note")
+	p.commit("INSERT INTO t VALUES (1, 'log')")
+	p.commit("INSERT INTO t SELECT g, 'log' FROM generate_series(2, 100) g")
+	p.commit(join([]string{"INSERT INTO t VALUES (101, 't')"}, text("ALTER TABLE t ADD x int"), []string{"INSERT INTO t VALUES (102, 't')"})...)
+	require.Equal(t, 102, p.same("t"))
+}
+
+// A copy of a catalog holds expressions in a form that PostgreSQL writes and does not read.
+func TestACopyOfACatalog(t *testing.T) {
+	p := newPair(t, "CREATE SCHEMA mtm; CREATE FUNCTION mtm.node_tree(cstring) RETURNS pg_node_tree LANGUAGE internal IMMUTABLE STRICT AS 'textin'",
+		"CREATE TABLE parted (a int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF parted FOR VALUES IN (7)")
+	p.commit(text("CREATE TABLE copied AS SELECT * FROM pg_class")...)
+	p.commit("ALTER TABLE copied REPLICA IDENTITY FULL")
+	p.commit("UPDATE copied SET relpartbound = NULL WHERE relname <> 'part'", "UPDATE copied SET relname = 'p' WHERE relname = 'part'")
+	require.Greater(t, p.same("copied"), 300)
+	require.Equal(t, []string{"|FOR VALUES IN (7)"}, p.b.rows("SELECT pg_get_expr(relpartbound, 0) FROM copied WHERE relname = 'p'"))
+}

@@ -37,6 +37,7 @@ type applyTxn struct {
 
 	state    *catalogState // what is known of tables
 	deferred bool          // SET CONSTRAINTS was sent
+	path     bool          // search_path is the usual one, not empty
 	fk       *fkChecks     // nil: foreign keys are not checked
 }
 
@@ -139,6 +140,7 @@ func (t *applyTxn) frame(f frame) error {
 			return err
 		}
 		t.rels[id], t.known[id] = rel, f.body
+		t.findPath(rel)
 		return nil
 	}
 	if err := t.endRun(); err != nil {
@@ -159,6 +161,14 @@ func (t *applyTxn) frame(f frame) error {
 		return t.logical(m)
 	}
 	return fmt.Errorf("%w: message %q", ErrPayload, f.kind)
+}
+
+// findPath has functions of rel find what they name without a schema, as where the row came from.
+func (t *applyTxn) findPath(rel *applyRel) {
+	if rel.quirk&quirkPath != 0 && !t.path {
+		t.path = true
+		t.sendOnce(usualPath, sentStmt{})
+	}
 }
 
 func (t *applyTxn) rel(id uint32) (*applyRel, error) {

@@ -216,9 +216,24 @@ func (s *applySession) learnFrom(st *stmtError) bool {
 		return s.learn(st.rel, quirkReinsert)
 	case keyTypeTrouble[st.err.Code] && st.rel.oddKey():
 		return s.learn(st.rel, quirkTextKey)
+	case notFound[st.err.Code] && st.err.Where != "": // in a function
+		return s.learn(st.rel, quirkPath) && s.simple(learnPath) == nil
 	}
 	return false
 }
+
+// notFound are the errors of a name that search_path does not lead to: of a function, table, type, text search configuration, schema.
+var notFound = map[string]bool{"42883": true, "42P01": true, "42704": true, "3F000": true}
+
+// learnPath keeps the search_path with which a session of this database begins, and usualPath takes it up to the end of the transaction.
+const (
+	learnPath = "SELECT pg_catalog.set_config('mtm.usual_path', COALESCE((SELECT pg_catalog.substr(c, 13) FROM pg_catalog.pg_db_role_setting s, " +
+		"pg_catalog.unnest(s.setconfig) c WHERE s.setrole = 0 AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database " +
+		"WHERE datname = pg_catalog.current_database())) AND c LIKE 'search_path=%' ORDER BY s.setdatabase DESC LIMIT 1), " +
+		"(SELECT setting FROM pg_catalog.pg_file_settings WHERE name = 'search_path' ORDER BY seqno DESC LIMIT 1), boot_val), false) " +
+		"FROM pg_catalog.pg_settings WHERE name = 'search_path'"
+	usualPath = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('mtm.usual_path'), true)"
+)
 
 // keyTypeTrouble are the errors of "key = $1" when PostgreSQL infers a type for the parameter that cannot read what the
 // key's own type wrote: record for a composite, oid for regclass; and of a key type without "=".

@@ -17,10 +17,12 @@ import (
 // Capture delivers what was prepared here. Make it with NewCapture, run it with Run; Ack and Expect may be called at
 // any time, from any goroutine.
 type Capture struct {
-	cfg  Config
-	sink CaptureSink
-	kick chan struct{} // a status update is wanted now
-	push chan struct{} // WAL is to be flushed now
+	cfg      Config
+	sink     CaptureSink
+	kick     chan struct{} // a status update is wanted now
+	push     chan struct{} // WAL is to be flushed now
+	renewed  chan struct{} // the slot is another one
+	renewLag int64         // see Renew
 
 	walsender atomic.Uint32    // its process, or 0
 	blockers  map[blocker]bool // what Unblock found last
@@ -34,8 +36,11 @@ type Capture struct {
 	recent    map[mtm.GID]struct{}     // decoded lately: Expect may come after the fact
 	order     []mtm.GID                // of recent, a ring
 	next      int                      // in order
-	quiet     time.Time                // no incident is told before
-	muted     int                      // how many were not
+	slot      string                   // the one to read, see Renew
+	from      mtm.LSN                  // where a new one begins; 0: it is not new
+	renewing  bool
+	quiet     time.Time // no incident is told before
+	muted     int       // how many were not
 
 	user map[mtm.GID]*capturedTxn // what users prepared and is not announced yet; only the reader touches it
 }
@@ -56,8 +61,9 @@ const (
 
 // NewCapture makes a Capture; nothing happens before Run.
 func NewCapture(cfg Config, sink CaptureSink) *Capture {
+	cfg = cfg.withDefaults()
 	return &Capture{
-		cfg: cfg.withDefaults(), sink: sink, kick: make(chan struct{}, 1), push: make(chan struct{}, 1),
+		cfg: cfg, sink: sink, slot: cfg.Slot, renewLag: renewLag, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
 		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{}, user: map[mtm.GID]*capturedTxn{},
 	}
 }
@@ -69,6 +75,10 @@ func (c *Capture) Run(ctx context.Context) error {
 		err := c.session(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if errors.Is(err, errRenewed) {
+			n = 0
+			continue
 		}
 		if time.Since(start) > 10*time.Second {
 			n = 1
@@ -89,10 +99,14 @@ func (c *Capture) session(ctx context.Context) error {
 		return err
 	}
 	defer closeConn(conn)
-	if err := c.evict(ctx, conn); err != nil {
+	slot, err := c.choose(ctx, conn)
+	if err != nil {
 		return err
 	}
-	if err := startReplication(conn, c.cfg.Slot, c.cfg.Publication); err != nil {
+	if err := c.evict(ctx, conn, slot); err != nil {
+		return err
+	}
+	if err := startReplication(conn, slot, c.cfg.Publication); err != nil {
 		return err
 	}
 	c.walsender.Store(conn.PID())
@@ -107,14 +121,22 @@ func (c *Capture) session(ctx context.Context) error {
 	g.Go(func() error { return s.read(ctx) })
 	g.Go(func() error { return c.status(ctx, conn) })
 	g.Go(func() error { return c.flush(ctx) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.renewed:
+			return errRenewed
+		}
+	})
 	return g.Wait()
 }
 
 // evict ends a reader of the slot that an earlier process left behind: only one may read it.
-func (c *Capture) evict(ctx context.Context, conn *pgconn.PgConn) error {
+func (c *Capture) evict(ctx context.Context, conn *pgconn.PgConn, slot string) error {
 	// A replication connection takes simple queries only; the slot's name is made of [a-z0-9_].
 	return run(ctx, conn, fmt.Sprintf("SELECT pg_terminate_backend(active_pid, 2000) FROM pg_replication_slots "+
-		"WHERE slot_name = '%s' AND active_pid IS NOT NULL", slotName(c.cfg.Slot)))
+		"WHERE slot_name = '%s' AND active_pid IS NOT NULL", slotName(slot)))
 }
 
 // slotName drops what PostgreSQL allows in no slot's name.

@@ -52,10 +52,10 @@ func TestFlags(t *testing.T) {
 		"CREATE TABLE loc (id int PRIMARY KEY); CREATE TABLE mtm.local_tables (rel_schema name, rel_name name, PRIMARY KEY (rel_schema, rel_name))")
 	drop := func(c captured) { p.finish(c.gid, false) }
 	note := "SELECT pg_logical_emit_message(true, 'mtm', '%s')"
-	for text, want := range map[string]bool{"wait=off": true, "wait=on": false, "x=1 wait=No": true, "await=off": false, "": false} {
+	for text, want := range map[string]mtm.PayloadFlags{"wait=off": mtm.PayloadWaitLocal, "wait=on": 0, "x=1 wait=No": mtm.PayloadWaitLocal,
+		"await=off": 0, "": 0, "wait= isolation=serializable": mtm.PayloadSerializable, "isolation=off wait=serializable": 0} {
 		c := p.prepare("INSERT INTO t VALUES (1, 'a')", fmt.Sprintf(note, text))
-		require.Equal(t, want, c.p.Has(mtm.PayloadWaitLocal), text)
-		require.False(t, c.p.Has(mtm.PayloadEmpty))
+		require.Equal(t, want, c.p.Flags, text)
 		drop(c)
 	}
 	c := p.prepare("INSERT INTO mtm.x VALUES (1)", "INSERT INTO un VALUES (1)", fmt.Sprintf(note, ""), "SELECT pg_logical_emit_message(true, 'user', 'x')")

@@ -30,6 +30,7 @@ type capturedTxn struct {
 	local   bool    // it changes mtm.local_tables
 	ddl     []byte  // a DDL statement whose end has not come yet
 	ddlXID  uint32  // … and its sub-transaction
+	before  bool    // what changes now comes before it: event triggers do it
 	open    mtm.GID // a session says that it holds it open, and that this is all
 	xid     uint64  // … and its transaction id
 	told    bool    // … and it was delivered
@@ -65,8 +66,10 @@ func (t *capturedTxn) change(subxid uint32, kind byte, body []byte, rels ...*rel
 	if t.out == nil {
 		return nil
 	}
-	if err := t.sendDDL(); err != nil {
-		return err
+	if !t.before {
+		if err := t.sendDDL(); err != nil {
+			return err
+		}
 	}
 	for _, rel := range rels {
 		id, _ := pgoutput.RelationID(rel.body)
@@ -88,20 +91,25 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 		if err := t.sendDDL(); err != nil {
 			return err
 		}
-		t.ddl, t.ddlXID = slices.Clone(body), subxid
+		t.ddl, t.ddlXID, t.before = slices.Clone(body), subxid, false
+		return nil
+	case prefixDDLBefore, prefixDDLRun:
+		t.before = m.Prefix == prefixDDLBefore
 		return nil
 	case prefixDDLEnd:
-		if t.ddl != nil && string(m.Content) == scopeTemporary {
-			t.ddl = nil // it is about this session's own objects
+		if scope := string(m.Content); t.ddl != nil && (scope == scopeTemporary || scope == scopeNothing) {
+			t.ddl = nil // it is about this session's own objects, or IF EXISTS found none
 			return nil
 		}
 		if err := t.sendDDL(); err != nil {
 			return err
 		}
-	case prefixNote:
-		if waitsLocally(string(m.Content)) {
-			t.flags |= mtm.PayloadWaitLocal
+	case prefixRows, prefixMissing:
+		if err := t.sendDDL(); err != nil {
+			return err
 		}
+	case prefixNote:
+		t.flags |= noteFlags(string(m.Content))
 		return nil
 	case mtm.OpenPrefix:
 		t.sayOpen(string(m.Content))
@@ -160,23 +168,34 @@ func (t *capturedTxn) sendDDL() error {
 const (
 	prefixNote   = "mtm"        // metadata of the transaction: words like "wait=off"
 	prefixDDL    = "mtm.ddl"    // a DDL statement, see ddlMessage; what PostgreSQL changed for it follows
-	prefixDDLEnd = "mtm.ddlend" // up to here; the content is the scope of the statement
+	prefixDDLEnd = "mtm.ddlend" // up to here; the content is the scope of the statement. It may come twice
+	// From the one to the other, event triggers change what the statement has not changed yet.
+	prefixDDLBefore, prefixDDLRun = "mtm.ddlbefore", "mtm.ddlrun"
 
-	scopeTemporary = "temporary" // nothing of it concerns other nodes
+	// What the statement computed where it ran, after mtm.ddl: see rowsMessage, missingMessage.
+	prefixRows, prefixMissing = "mtm.rows", "mtm.missing"
+
+	// Nothing of it concerns other nodes.
+	scopeTemporary, scopeNothing = "temporary", "nothing"
 )
 
-// waitsLocally finds wait=off (or false, 0, no) among the words of a note.
-func waitsLocally(note string) bool {
+// noteFlags reads the words of a note: wait=off (or false, 0, no), isolation=serializable.
+func noteFlags(note string) (flags mtm.PayloadFlags) {
 	words := strings.FieldsFunc(note, func(r rune) bool { return strings.ContainsRune(" \t\r\n,;", r) })
 	for _, w := range words {
-		if value, found := strings.CutPrefix(w, "wait="); found {
-			switch strings.ToLower(value) {
-			case "off", "false", "0", "no":
-				return true
+		name, value, _ := strings.Cut(w, "=")
+		switch strings.ToLower(value) {
+		case "off", "false", "0", "no":
+			if name == "wait" {
+				flags |= mtm.PayloadWaitLocal
+			}
+		case "serializable":
+			if name == "isolation" {
+				flags |= mtm.PayloadSerializable
 			}
 		}
 	}
-	return false
+	return flags
 }
 
 // rollbackTo takes back one sub-transaction.

@@ -6,8 +6,8 @@ import (
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 )
 
-// withoutRows turns CREATE TABLE … AS and SELECT … INTO into statements that make the table and leave it empty: the
-// rows follow as changes, so that what a volatile expression computed is the same everywhere. ok is false for all
+// withoutRows turns CREATE TABLE … AS, SELECT … INTO, CREATE and REFRESH MATERIALIZED VIEW into statements that make the table and
+// leave it empty: the rows follow, so that what a volatile expression computed is the same everywhere. ok is false for all
 // other statements, whose text is returned as it is.
 //
 // It reads PostgreSQL's tokens (a lexer, which needs no bound on nesting), never the grammar.
@@ -38,8 +38,18 @@ func withoutRows(text string) (sql string, ok bool) {
 		return ctasWithoutRows(text, tokens)
 	case pg_query.Token_SELECT, pg_query.Token_WITH, pg_query.Token_VALUES:
 		return intoWithoutRows(text, tokens)
+	case pg_query.Token_REFRESH:
+		return refreshWithoutRows(text, tokens)
 	}
 	return text, false
+}
+
+// refreshWithoutRows handles REFRESH MATERIALIZED VIEW [CONCURRENTLY] name [WITH [NO] DATA].
+func refreshWithoutRows(text string, tokens []*pg_query.ScanToken) (string, bool) {
+	if len(tokens) > 3 && tokens[3].Token == pg_query.Token_CONCURRENTLY {
+		text = text[:tokens[3].Start] + strings.Repeat(" ", int(tokens[3].End-tokens[3].Start)) + text[tokens[3].End:]
+	}
+	return text[:cutWithData(text, tokens)] + " WITH NO DATA", true
 }
 
 // topLevel lists the tokens outside all parentheses, without comments and a final semicolon; nil if there is a second
@@ -73,13 +83,13 @@ func topLevel(text string, all []*pg_query.ScanToken) []*pg_query.ScanToken {
 	return tokens
 }
 
-// ctasWithoutRows handles CREATE [TEMP …|UNLOGGED] TABLE … AS query [WITH [NO] DATA]. A temporary table is not ours.
+// ctasWithoutRows handles CREATE [TEMP …|UNLOGGED] TABLE and CREATE MATERIALIZED VIEW … AS query [WITH [NO] DATA]. A temporary table is not ours.
 func ctasWithoutRows(text string, tokens []*pg_query.ScanToken) (string, bool) {
 	i := 1
 	for i < len(tokens) && tokens[i].Token == pg_query.Token_UNLOGGED {
 		i++
 	}
-	if i >= len(tokens) || tokens[i].Token != pg_query.Token_TABLE {
+	if i >= len(tokens) || tokens[i].Token != pg_query.Token_TABLE && tokens[i].Token != pg_query.Token_MATERIALIZED {
 		return text, false
 	}
 	for ; i < len(tokens); i++ {

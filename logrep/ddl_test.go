@@ -2,6 +2,7 @@ package logrep
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -114,6 +115,33 @@ func TestDDLThatFailsIsTold(t *testing.T) {
 	p.commit(text("CREATE TABLE x (id int)")...)
 }
 
+// Event triggers do not fire where rows are applied: what they write travels. Before the statement, after it, and beside one that is not sent.
+func TestRowsThatEventTriggersWrite(t *testing.T) {
+	p := newPair(t, "CREATE TABLE seen (n int PRIMARY KEY)", "CREATE TABLE t (id int PRIMARY KEY)")
+	say := func(what, content string) string {
+		return fmt.Sprintf("SELECT pg_logical_emit_message(true, 'mtm.ddl%s', '%s')", what, content)
+	}
+	around := func(n int, sql, scope string) []string {
+		steps := text(sql)
+		return []string{
+			steps[0], say("before", ""), fmt.Sprintf("INSERT INTO seen VALUES (%d)", n), say("run", ""), steps[1], say("end", scope),
+			fmt.Sprintf("INSERT INTO seen VALUES (%d)", n+1), say("end", scope),
+		}
+	}
+	p.commit(around(1, "DROP TABLE t", "permanent")...)
+	for n, scope := range []string{"temporary", "nothing"} {
+		steps := around(3+2*n, "DROP TABLE t", scope)
+		steps[4] = "SELECT 'it was temporary, or there was none'"
+		c := p.commit(steps...)
+		require.False(t, c.p.Has(mtm.PayloadDDL))
+	}
+	require.Equal(t, 6, p.same("seen"))
+	c := p.prepare(join(text("DROP TABLE t")[:1], []string{say("end", "nothing")})...)
+	require.True(t, c.p.Has(mtm.PayloadEmpty), "else it would be an incident when it is committed plainly")
+	p.finish(c.gid, false)
+	require.Empty(t, p.b.rows("SELECT 1 FROM pg_class WHERE relname = 't'"))
+}
+
 func TestWithoutRows(t *testing.T) {
 	for in, want := range map[string]string{
 		"create table a as select 1":                            "create table a as select 1 WITH NO DATA",
@@ -122,6 +150,8 @@ func TestWithoutRows(t *testing.T) {
 		"CREATE TABLE a (b int GENERATED ALWAYS AS (1) STORED)": "",
 		"CREATE TEMP TABLE a AS SELECT 1":                       "",
 		"CREATE VIEW a AS SELECT 1":                             "",
+		"CREATE MATERIALIZED VIEW a AS SELECT 1 WITH DATA;":     "CREATE MATERIALIZED VIEW a AS SELECT 1  WITH NO DATA",
+		"refresh materialized view concurrently a.b with data":  "refresh materialized view              a.b  WITH NO DATA",
 		"CREATE TABLE a PARTITION OF b FOR VALUES IN (1)":       "",
 		"SELECT 1":                                         "",
 		"SELECT (SELECT 1 AS into_) FROM a":                "",

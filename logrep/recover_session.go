@@ -93,7 +93,7 @@ func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob) e
 		if err := carryOut(ctx, s.conn, s.cfg.Catalog); err != nil {
 			return &brokenError{err}
 		}
-		s.cfg.Catalog.announcedEnough(first)
+		s.cfg.Catalog.AnnouncesNot(first)
 	}
 	return nil
 }

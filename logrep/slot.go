@@ -20,10 +20,14 @@ func CreateSlot(ctx context.Context, cfg Config) (mtm.LSN, error) {
 		return 0, err
 	}
 	defer closeConn(conn)
+	return createSlot(ctx, conn, cfg.Slot)
+}
+
+func createSlot(ctx context.Context, conn *pgconn.PgConn, name string) (mtm.LSN, error) {
 	rows, err := query(ctx, conn,
-		"SELECT (lsn - '0/0')::text FROM pg_create_logical_replication_slot($1, 'pgoutput', false, true)", cfg.Slot)
+		"SELECT (lsn - '0/0')::text FROM pg_create_logical_replication_slot($1, 'pgoutput', false, true)", name)
 	if err != nil {
-		return 0, fmt.Errorf("create slot %q: %w", cfg.Slot, err)
+		return 0, fmt.Errorf("create slot %q: %w", name, err)
 	}
 	return parseLSN(rows[0][0])
 }
@@ -36,11 +40,23 @@ func DropSlot(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer closeConn(conn)
+	for _, name := range cfg.slotNames() {
+		if err := dropSlot(ctx, conn, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slotNames are the names that the slot has in turn, see Capture.Renew.
+func (c Config) slotNames() []string { return []string{c.Slot, c.Slot + "_2"} }
+
+func dropSlot(ctx context.Context, conn *pgconn.PgConn, name string) error {
 	for n := 1; ; n++ {
-		_, err = query(ctx, conn, "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots "+
-			"WHERE slot_name = $1 AND active_pid IS NOT NULL", cfg.Slot)
+		_, err := query(ctx, conn, "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots "+
+			"WHERE slot_name = $1 AND active_pid IS NOT NULL", name)
 		if err == nil {
-			_, err = query(ctx, conn, "SELECT pg_drop_replication_slot($1)", cfg.Slot)
+			_, err = query(ctx, conn, "SELECT pg_drop_replication_slot($1)", name)
 		}
 		var pg *pgconn.PgError
 		switch {
@@ -53,21 +69,9 @@ func DropSlot(ctx context.Context, cfg Config) error {
 				return err
 			}
 		default:
-			return fmt.Errorf("drop slot %q: %w", cfg.Slot, err)
+			return fmt.Errorf("drop slot %q: %w", name, err)
 		}
 	}
-}
-
-// SlotExists reports whether the slot is there.
-func SlotExists(ctx context.Context, cfg Config) (bool, error) {
-	cfg = cfg.withDefaults()
-	conn, err := cfg.connect(ctx, "mtm_slot", nil)
-	if err != nil {
-		return false, err
-	}
-	defer closeConn(conn)
-	rows, err := query(ctx, conn, "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1", cfg.Slot)
-	return len(rows) == 1, err
 }
 
 func parseLSN(text []byte) (mtm.LSN, error) {

@@ -81,7 +81,8 @@ func (c *Catalog) announces(gid mtm.GID) bool {
 	return c.user[gid]
 }
 
-func (c *Catalog) announcedEnough(gid mtm.GID) {
+// AnnouncesNot takes that back: gid was not prepared, nor is anything that it was to announce.
+func (c *Catalog) AnnouncesNot(gid mtm.GID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.user, gid)
@@ -103,6 +104,13 @@ func (s *captureStream) userPrepared(t *capturedTxn, gid mtm.GID, lsn mtm.LSN) e
 		return err
 	}
 	if s.cfg.Catalog.announces(gid) {
+		for other := range s.user { // a rollback that is replicated, for PostgreSQL 16 and later, is not told
+			if !s.cfg.Catalog.announces(other) {
+				if err := s.forgetUser(other.UserName()); err != nil {
+					return err
+				}
+			}
+		}
 		s.user[gid] = t
 		return nil
 	}
@@ -300,7 +308,7 @@ func (w *finishWorker) afterEnd(ctx context.Context, job finishJob) error {
 	if err := carryOut(ctx, conn, w.cfg.Catalog); err != nil {
 		return err
 	}
-	w.cfg.Catalog.announcedEnough(job.gid)
+	w.cfg.Catalog.AnnouncesNot(job.gid)
 	return nil
 }
 

@@ -32,7 +32,7 @@ func encodeGenerations(p *mtmpb.Message, body mtm.Body) {
 			Acceptors: uint64(b.Acceptors)}}
 	case mtm.RecoverDone:
 		p.Body = &mtmpb.Message_RecoverDone{RecoverDone: &mtmpb.RecoverDone{Stream: b.Stream, Seq: b.Seq, Life: b.Life,
-			Gen: b.Gen, Behind: b.Behind, Forgotten: encodeDeps(b.Forgotten)}}
+			Gen: b.Gen, Behind: b.Behind, Large: b.Large, Forgotten: encodeDeps(b.Forgotten)}}
 	case mtm.RecoverAck:
 		p.Body = &mtmpb.Message_RecoverAck{RecoverAck: &mtmpb.RecoverAck{Stream: b.Stream, Seq: b.Seq}}
 	}
@@ -65,7 +65,7 @@ func (d *decoder) generations(p *mtmpb.Message) mtm.Body {
 	case *mtmpb.Message_RecoverDone:
 		r := b.RecoverDone
 		return mtm.RecoverDone{Stream: r.GetStream(), Seq: r.GetSeq(), Life: r.GetLife(), Gen: r.GetGen(), Behind: r.GetBehind(),
-			Forgotten: d.deps(r.GetForgotten())}
+			Large: r.GetLarge(), Forgotten: d.deps(r.GetForgotten())}
 	case *mtmpb.Message_RecoverAck:
 		return mtm.RecoverAck{Stream: b.RecoverAck.GetStream(), Seq: b.RecoverAck.GetSeq()}
 	}

@@ -51,7 +51,7 @@ var bodies = []mtm.Body{
 		Have: []mtm.OriginHave{{Origin: 2, Upto: 7, Above: []mtm.Span{{First: 9, Last: 9}, {First: 11, Last: 20}}}}},
 	mtm.RecoverTxn{Stream: 1, Seq: 2, Life: 3, GID: gid, Age: 4, Deps: deps, Payload: inline, Fate: mtm.FateAborted, Acceptors: mtm.Nodes(4)},
 	mtm.RecoverAck{Stream: 1, Seq: 2},
-	mtm.RecoverDone{Stream: 1, Seq: 2, Life: 3, Gen: 4, Behind: 5, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
+	mtm.RecoverDone{Stream: 1, Seq: 2, Life: 3, Gen: 4, Behind: 5, Large: true, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
 }
 
 // records holds every record type at least once.

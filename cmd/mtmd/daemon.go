@@ -274,7 +274,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Every: recoverAfter / 3, Log: d.log})
+	sink.streams = journal.NewStreamer(d.journal, journal.StreamConfig{Send: queue.Send, Large: queue.Large, Every: recoverAfter / 3, Log: d.log})
 	capture := logrep.NewCapture(lr, sink)
 	applier := logrep.NewApplier(lr, sink)
 	finisher := logrep.NewFinisher(lr, sink)
@@ -285,7 +285,13 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 		return lr.Catalog.Yield(ctx, d.cfg.NodeID, gid, quiet, limit)
 	}
 	d.gate.yield.Store(&yield)
-	announce := lr.Catalog.Announces
+	announce := func(gid mtm.GID, does bool) {
+		if does {
+			lr.Catalog.Announces(gid)
+		} else {
+			lr.Catalog.AnnouncesNot(gid)
+		}
+	}
 	d.gate.announce.Store(&announce)
 	d.gate.expectOpen.Store(&expectOpen)
 	d.gate.holds.catalog.Store(lr.Catalog)
@@ -299,7 +305,8 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.gate.holds.finished = l.finishes.finished
 	l.roster = newRoster(d, cluster, queue, l.status.Load)
 	sink.roster = l.roster
-	acts := &actor{capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
+	renew := newRenewer(capture.Renew, d.mail.post, d.log)
+	acts := &actor{renew: renew, capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, gateway: d.gateway, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
@@ -315,7 +322,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, d.jobs.Run, d.keepCopies,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, renew.run, d.jobs.Run, d.keepCopies,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}
@@ -351,6 +358,10 @@ func refusalOf(s coordinator.Status, referee bool) *mtm.Error {
 		}
 		return mtm.NotOnline(s.Status, fmt.Sprintf("Nodes %v are out of reach: it is not in touch with a majority.",
 			s.Generation.Configured.Minus(s.Connected)))
+	case mtm.StatusRecovery:
+		if s.Donor == 0 && s.Generation.Members.Has(s.ID) && !s.Dropped {
+			return nil // it has just been elected: it is a donor, and writes that down, or finds one
+		}
 	}
 	if s.Dropped {
 		return droppedError()

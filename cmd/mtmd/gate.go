@@ -24,7 +24,7 @@ type gate struct {
 	expectOpen atomic.Pointer[func(mtm.GID)] // … of one that its session holds open
 	holds      holds
 	lease      *lease
-	announce   atomic.Pointer[func(mtm.GID)]                                                     // tells logrep what a session prepares for a client; nil before the node serves
+	announce   atomic.Pointer[func(mtm.GID, bool)]                                               // tells logrep that a session prepares something for its client, or that it does not; nil before the node serves
 	yield      atomic.Pointer[func(context.Context, mtm.GID, time.Duration, time.Duration) bool] // nil before the node serves
 
 	mu        sync.Mutex
@@ -135,7 +135,7 @@ func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 // Announce implements gateway.Commits.
 func (g *gate) Announce(gid mtm.GID) {
 	if announce := g.announce.Load(); announce != nil {
-		(*announce)(gid)
+		(*announce)(gid, true)
 	}
 }
 
@@ -144,6 +144,9 @@ func (g *gate) Prepared(gid mtm.GID, err *mtm.Error, unknown bool) {
 	expect := g.expect.Load()
 	if err != nil || unknown {
 		expect = nil
+	}
+	if announce := g.announce.Load(); announce != nil && err != nil && !unknown {
+		(*announce)(gid, false)
 	}
 	g.ended(coordinator.Prepared{GID: gid, Err: err, Unknown: unknown}, expect)
 }

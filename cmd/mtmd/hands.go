@@ -102,15 +102,20 @@ type actor struct {
 	finishes  *finishes
 	recoverer *logrep.Recoverer
 	gate      *gate
+	gateway   *gateway.Server
 	journal   *journal.Journal
 	streams   *journal.Streamer
 	referee   *judge
+	renew     *renewer
 	log       *slog.Logger
 }
 
 func (a *actor) act(action coordinator.Action) {
 	switch x := action.(type) {
 	case coordinator.Apply:
+		if x.Payload.Has(mtm.PayloadSerializable) {
+			a.gateway.SerializableElsewhere()
+		}
 		a.applier.Apply(x.GID, x.Age, x.Payload)
 	case coordinator.CancelApply:
 		a.applier.Cancel(x.GID)
@@ -140,6 +145,8 @@ func (a *actor) act(action coordinator.Action) {
 		a.referee.ask(x.Request)
 	case coordinator.TellOutcome:
 		a.streams.TellOutcome(x)
+	case coordinator.Recapture:
+		a.renew.want()
 	}
 }
 

@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync/atomic"
 	"time"
 
@@ -97,7 +96,7 @@ func (s *stream) live(ctx context.Context) {
 		case <-s.stop:
 			return
 		case <-ticker.C:
-			s.send(mtm.RecoverDone{Stream: s.req.Stream, Life: s.life, Behind: max(1, s.behind.Load())})
+			s.send(mtm.RecoverDone{Stream: s.req.Stream, Life: s.life, Behind: max(1, s.behind.Load()), Large: s.cfg.Large(s.to)})
 		}
 	}
 }
@@ -363,16 +362,18 @@ func (s *stream) payload(gid mtm.GID) (mtm.RecPrepare, error) {
 	return n.rec, nil
 }
 
-// tell sends a transaction. One in a spill file travels beside the queue, so nothing else with a place in the order may be
-// on its way with it.
+// tell sends a transaction. One in a spill file travels beside the queue, and is overtaken; the other node puts all in order again.
 func (s *stream) tell(ctx context.Context, rec mtm.RecPrepare, fate mtm.Fate) error {
 	size := int64(messageBytes + len(rec.Payload.Data))
 	var over func()
 	spill := rec.Payload.Spill
 	if spill != "" {
-		if err := s.drain(ctx); err != nil {
-			return err
-		}
+		size += rec.Payload.Size
+	}
+	if err := s.room(ctx, size); err != nil {
+		return err
+	}
+	if spill != "" {
 		s.j.holdSpill(spill)
 		over = func() { s.j.releaseSpill(spill) }
 		f, err := s.j.spills.Open(spill)
@@ -383,13 +384,6 @@ func (s *stream) tell(ctx context.Context, rec mtm.RecPrepare, fate mtm.Fate) er
 			over()
 			return fmt.Errorf("the payload of %s, which node %d lacks: %w", rec.GID, s.to, err)
 		}
-		size = math.MaxInt64 / 2
-	}
-	if err := s.room(ctx, size); err != nil {
-		if over != nil {
-			over()
-		}
-		return err
 	}
 	s.put(mtm.RecoverTxn{Stream: s.req.Stream, Life: s.life, Seq: s.next(), GID: rec.GID, Age: rec.Age, Deps: rec.Deps,
 		Payload: rec.Payload, Fate: fate, Acceptors: rec.Acceptors}, size, over)
@@ -409,9 +403,6 @@ func (s *stream) send(b mtm.Body) { s.cfg.Send(mtm.Message{To: s.to, Body: b}) }
 func (s *stream) room(ctx context.Context, size int64) error {
 	return s.wait(ctx, func() bool { return s.flow.room(size) })
 }
-
-// drain waits until all that was sent is done there.
-func (s *stream) drain(ctx context.Context) error { return s.room(ctx, math.MaxInt64/2) }
 
 func (s *stream) wait(ctx context.Context, ok func() bool) error {
 	for !ok() {

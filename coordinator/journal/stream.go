@@ -31,6 +31,7 @@ type StreamConfig struct {
 	Failed func(to mtm.NodeID, err error) // told when a stream ends by an error; nil: nobody is
 	Every  time.Duration                  // how often a donor shows that it lives; a third of RecoverAfter; default 300 ms
 	Window int64                          // bytes that may be sent and not done there; default 16 MiB
+	Large  func(to mtm.NodeID) bool       // whether a large payload is on its way; nil: nobody knows
 	Log    *slog.Logger                   // nil: slog.Default()
 }
 
@@ -43,6 +44,9 @@ func (c StreamConfig) withDefaults() StreamConfig {
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.Large == nil {
+		c.Large = func(mtm.NodeID) bool { return false }
 	}
 	if c.Failed == nil {
 		c.Failed = func(mtm.NodeID, error) {}

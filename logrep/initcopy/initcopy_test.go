@@ -42,10 +42,10 @@ CREATE PUBLICATION mtm FOR ALL TABLES;
 
 
 --
--- Name: mtm_ddl; Type: EVENT TRIGGER; Schema: -; Owner: 
+-- Name: !mtm_ddl; Type: EVENT TRIGGER; Schema: -; Owner: 
 --
 
-CREATE EVENT TRIGGER mtm_ddl ON ddl_command_end EXECUTE FUNCTION mtm.on_ddl();
+CREATE EVENT TRIGGER "!mtm_ddl" ON ddl_command_end EXECUTE FUNCTION mtm.on_ddl();
 
 
 --

@@ -177,9 +177,9 @@ func ours(kind, name string) bool {
 	case "PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA":
 		return strings.HasPrefix(name, "mtm ")
 	case "EVENT TRIGGER":
-		return strings.HasPrefix(name, "mtm_")
+		return strings.HasPrefix(name, "!mtm_") || strings.HasPrefix(name, "~mtm_")
 	case "COMMENT", "ACL":
-		return name == "PUBLICATION mtm" || strings.HasPrefix(name, "EVENT TRIGGER mtm_")
+		return name == "PUBLICATION mtm" || strings.HasPrefix(name, `EVENT TRIGGER "!mtm_`) || strings.HasPrefix(name, `EVENT TRIGGER "~mtm_`)
 	}
 	return false
 }

@@ -2708,6 +2708,7 @@ type RecoverDone struct {
 	Gen           uint64                 `protobuf:"varint,4,opt,name=gen,proto3" json:"gen,omitempty"`
 	Behind        uint64                 `protobuf:"varint,5,opt,name=behind,proto3" json:"behind,omitempty"`
 	Forgotten     []*OriginDeps          `protobuf:"bytes,6,rep,name=forgotten,proto3" json:"forgotten,omitempty"`
+	Large         bool                   `protobuf:"varint,7,opt,name=large,proto3" json:"large,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2782,6 +2783,13 @@ func (x *RecoverDone) GetForgotten() []*OriginDeps {
 		return x.Forgotten
 	}
 	return nil
+}
+
+func (x *RecoverDone) GetLarge() bool {
+	if x != nil {
+		return x.Large
+	}
+	return false
 }
 
 type RecoverAck struct {
@@ -4111,14 +4119,15 @@ const file_mtm_proto_rawDesc = "" +
 	"\x04deps\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\x04deps\x12)\n" +
 	"\apayload\x18\a \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x12\n" +
 	"\x04fate\x18\b \x01(\rR\x04fate\x12\x1c\n" +
-	"\tacceptors\x18\t \x01(\x04R\tacceptors\"\xa7\x01\n" +
+	"\tacceptors\x18\t \x01(\x04R\tacceptors\"\xbd\x01\n" +
 	"\vRecoverDone\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04life\x18\x03 \x01(\x04R\x04life\x12\x10\n" +
 	"\x03gen\x18\x04 \x01(\x04R\x03gen\x12\x16\n" +
 	"\x06behind\x18\x05 \x01(\x04R\x06behind\x120\n" +
-	"\tforgotten\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\tforgotten\"6\n" +
+	"\tforgotten\x18\x06 \x03(\v2\x12.mtm.v1.OriginDepsR\tforgotten\x12\x14\n" +
+	"\x05large\x18\a \x01(\bR\x05large\"6\n" +
 	"\n" +
 	"RecoverAck\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x10\n" +

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"time"
@@ -420,4 +421,16 @@ func plainEncoding(name string) bool {
 		return false
 	}
 	return true
+}
+
+// fromFunction puts right what PostgreSQL says of a statement in a function that cannot run in a block: the block is ours, the client
+// has none.
+func fromFunction(msg []byte) []byte {
+	if field(msg[5:], 'W') == "" {
+		return msg
+	}
+	const block, function = " cannot run inside a transaction block\x00", " cannot be executed from a function\x00"
+	fixed := bytes.Replace(msg, []byte(block), []byte(function), 1)
+	binary.BigEndian.PutUint32(fixed[1:], uint32(len(fixed)-1))
+	return fixed
 }

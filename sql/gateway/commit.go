@@ -131,6 +131,12 @@ func (s *session) reportPrepared(st step) {
 	s.srv.conf.Commits.Prepared(gid, e, false)
 }
 
+// serializableFor is for how long a node counts as one where SERIALIZABLE transactions run, after it committed one.
+const serializableFor = time.Hour
+
+// SerializableElsewhere notes that another node commits a SERIALIZABLE transaction.
+func (s *Server) SerializableElsewhere() { s.serializable.Store(time.Now().UnixNano()) }
+
 // serializableWarning is what SERIALIZABLE covers: PostgreSQL's predicate locks do not leave their node.
 var serializableWarning = &mtm.Error{
 	Code: "01000", Msg: "SERIALIZABLE is true among the transactions of one node, and covers changes of the same rows on all nodes",
@@ -138,9 +144,10 @@ var serializableWarning = &mtm.Error{
 	Hint:   "Lock what is read, by SELECT ... FOR UPDATE or FOR SHARE, or run such transactions on one node.",
 }
 
-// warnSerializable warns a client, once, who commits a transaction of that isolation level.
+// warnSerializable warns a client, once, who commits a transaction of that isolation level while other nodes do so too: on
+// one node alone it is true.
 func (s *session) warnSerializable(level string) {
-	if level != "serializable" || s.warned {
+	if level != "serializable" || s.warned || time.Now().UnixNano()-s.srv.serializable.Load() > int64(serializableFor) {
 		return
 	}
 	s.warned = true

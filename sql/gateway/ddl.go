@@ -9,12 +9,17 @@ import (
 )
 
 // injectDDL tells the other nodes, in the stream of changes, what statement comes. In a session that has temporary
-// objects it does so only if the statement is not about one of them. What the statement itself writes ends with
+// objects it does so only if the statement is not about one of them, and says what LIKE means. What the statement itself writes ends with
 // injDDLEnd.
 func (s *session) injectDDL(st *statement.Statement, text string) {
 	s.mu.Lock()
 	temporary := s.temporary
 	s.mu.Unlock()
+	if like := st.Like; temporary && like.Len > 0 {
+		at := like.At - st.Start
+		s.inject(injDDLLike, roleOurs, text[:at], st.Target, text[at+like.Len:], like.Text)
+		return
+	}
 	if temporary && st.Target != "" {
 		s.inject(injDDLUnlessTemp, roleOurs, text, st.Target)
 		return

@@ -157,7 +157,7 @@ func (s *session) untold(st *statement.Statement) *mtm.Error {
 	case st != nil && st.Kind == statement.Rollback:
 		s.told = nil
 		return nil
-	case s.tx == 'E' && (st == nil || st.Kind != statement.Commit && st.Kind != statement.Savepoint):
+	case s.tx == 'E' && (st == nil || !st.EndsBlock() && st.Kind != statement.Savepoint):
 		return nil
 	}
 	s.told = nil
@@ -173,7 +173,7 @@ func (s *session) hasUntold() bool {
 
 // tellDoom answers a Query with what untold gave. A COMMIT ends the block, as one that fails does.
 func (s *session) tellDoom(st *statement.Statement, e *mtm.Error) error {
-	if st.Kind != statement.Commit {
+	if !st.EndsBlock() {
 		return s.refuse(e)
 	}
 	if err := s.rollback(); err != nil {

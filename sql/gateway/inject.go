@@ -20,6 +20,7 @@ const (
 	injLocks
 	injDDL
 	injDDLUnlessTemp
+	injDDLLike
 	injDDLExecute
 	injDDLEnd
 	injGuardOn
@@ -47,7 +48,8 @@ const ddlSettings = `'{check_function_bodies,default_tablespace,default_table_ac
 
 // ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there.
 const ddlMessage = `SELECT pg_catalog.set_config('mtm.ddl_scope', '', true), ` +
-	`pg_catalog.set_config('mtm.ddl_open', 'gateway', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
+	`pg_catalog.set_config('mtm.ddl_open', 'gateway', true), pg_catalog.set_config('mtm.ddl_depth', '0', true), ` +
+	`pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
 	`'v', 1, 'text', $1::pg_catalog.text, 'role', current_user, 'session_user', session_user, ` +
 	`'search_path', pg_catalog.current_setting('search_path'), 'settings', COALESCE((` +
 	`SELECT pg_catalog.json_object_agg(name, setting) FROM pg_catalog.pg_settings ` +
@@ -61,7 +63,8 @@ var injectedText = [injCount]string{
 	// Without it, a transaction that only locks would never be seen by logical decoding.
 	// Its first column is for warnSerializable.
 	injEmit: "SELECT pg_catalog.current_setting('transaction_isolation'), pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
-		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), ''))",
+		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), '') OPERATOR(pg_catalog.||) " +
+		"CASE pg_catalog.current_setting('transaction_isolation') WHEN 'serializable' THEN ' isolation=serializable' ELSE '' END)",
 	// Did the transaction write, and was there DDL in a function, or has it a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
 	// takes ShareUpdateExclusiveLock, and DML never does.)
 	injLocks: "SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN false ELSE " +
@@ -77,6 +80,17 @@ var injectedText = [injCount]string{
 	injDDLUnlessTemp: strings.Replace(ddlMessage, "'mtm.ddl_scope', ''", "'mtm.ddl_scope', CASE WHEN EXISTS ("+
 		"SELECT FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) "+
 		"AND relpersistence OPERATOR(pg_catalog.=) 't') THEN 'temporary' ELSE '' END", 1),
+	// CREATE TABLE (… LIKE $2 …): what stands for LIKE goes between $1 and $3; of a temporary table the other nodes are told the columns.
+	injDDLLike: strings.Replace(ddlMessage, "$1::pg_catalog.text", "$1::pg_catalog.text OPERATOR(pg_catalog.||) COALESCE("+
+		"(SELECT pg_catalog.string_agg(pg_catalog.format('%I %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)) "+
+		"OPERATOR(pg_catalog.||) CASE WHEN a.attcollation OPERATOR(pg_catalog.<>) t.typcollation THEN "+
+		"(SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname) FROM pg_catalog.pg_collation l "+
+		"JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) l.collnamespace WHERE l.oid OPERATOR(pg_catalog.=) a.attcollation) "+
+		"ELSE '' END OPERATOR(pg_catalog.||) CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY a.attnum) "+
+		"FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid "+
+		"JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid "+
+		"WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) AND c.relpersistence OPERATOR(pg_catalog.=) 't' "+
+		"AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped), $4::pg_catalog.text) OPERATOR(pg_catalog.||) $3::pg_catalog.text", 1),
 	injDDLExecute: strings.Replace(ddlMessage, "'v', 1,", "'v', 1, 'prepared', $2::pg_catalog.text, 'prepare', ("+
 		"SELECT CASE WHEN from_sql THEN statement ELSE pg_catalog.format('PREPARE %I %s AS %s', name, CASE WHEN "+
 		"pg_catalog.cardinality(parameter_types) OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('(%s)', "+
@@ -84,7 +98,7 @@ var injectedText = [injCount]string{
 		"FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.=) $2),", 1),
 	// The event triggers of schema mtm say what the statement was about.
 	injDDLEnd: "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', " +
-		"COALESCE(pg_catalog.current_setting('mtm.ddl_scope', true), ''))",
+		"COALESCE(pg_catalog.current_setting('mtm.ddl_scope', true), '')), pg_catalog.set_config('mtm.ddl_open', '', true)",
 	injGuardOn:  "SET default_transaction_read_only = on",
 	injGuardOff: "SET default_transaction_read_only = off",
 	injShowOff:  "SET LOCAL default_transaction_read_only = off",
@@ -109,7 +123,7 @@ var injectedText = [injCount]string{
 }
 
 var injectedName = [injCount]string{
-	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_execute",
+	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_like", "_mtm_ddl_execute",
 	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
 	"_mtm_open", "_mtm_immediate", "_mtm_patient", "_mtm_hold", "_mtm_ping", "_mtm_forbid", "_mtm_channels",
 }
@@ -125,7 +139,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels:
+	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels:
 		portal = ownPortal
 	}
 	name := injectedName[which]

@@ -27,6 +27,8 @@ type Server struct {
 	notifies  atomic.Bool    // a transaction was refused by PREPARE because of NOTIFY, perhaps by a trigger
 	work      sync.WaitGroup // what runs beside sessions: cancel requests
 
+	serializable atomic.Int64 // when another node committed a SERIALIZABLE transaction, in nanoseconds since 1970; 0: never
+
 	mu       sync.Mutex
 	sessions map[int32]*session // by the process id of their PostgreSQL
 }

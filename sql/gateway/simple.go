@@ -427,6 +427,9 @@ func (s *session) refusal(ctx context.Context, st *statement.Statement, tx byte)
 	case statement.Refused:
 		return &mtm.Error{Code: mtm.CodeNotSupported, Msg: st.Why, Hint: st.Hint}
 	case statement.PrepareTx, statement.FinishPrepared:
+		if st.Kind == statement.PrepareTx && tx == 'T' { // it ends the block, also if it is refused
+			return s.admit(ctx, true)
+		}
 		if e := refusalOfGID(st.GID); e != nil {
 			return e
 		}

@@ -156,7 +156,6 @@ func TestRefusals(t *testing.T) {
 			for text, want := range map[string]string{
 				"prepare transaction 'mtm-1-1-1'": "22023",
 				"commit prepared 'mtm-1-1-1'":     "22023",
-				"prepare transaction 'mine'":      "0A000",
 			} {
 				_, err := conn.Exec(bg, text)
 				require.Equal(t, want, code(err), text)

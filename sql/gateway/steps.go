@@ -117,7 +117,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		tx = 'T'
 	}
 	if e := s.untold(m.def.stmt); e != nil {
-		if m.kind() == statement.Commit {
+		if m.def.stmt != nil && m.def.stmt.EndsBlock() {
 			s.inject(injRollback, roleOurs)
 		}
 		s.provoke(e, false)
@@ -189,7 +189,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 // tellBind fails a Bind with what untold gives. Transaction control is told at its Execute, where it would take effect.
 func (s *session) tellBind(m *meta) bool {
 	switch m.kind() {
-	case statement.Commit, statement.Rollback:
+	case statement.Commit, statement.Rollback, statement.PrepareTx:
 		return false
 	}
 	if s.status() == 'E' { // PostgreSQL says so itself

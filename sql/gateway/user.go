@@ -53,10 +53,13 @@ func (s *session) carry() (step, error) {
 	return s.takeStep(), nil
 }
 
-// prepareUser prepares the open block for the client, as name, on all nodes. failure: it is rolled back everywhere. A SERIALIZABLE
-// one gets no warning: who coordinates transactions reads none, and the session's first COMMIT gives it.
+// prepareUser prepares the open block for the client, as name, on all nodes. failure: it is rolled back everywhere.
 func (s *session) prepareUser(ctx context.Context, name string) (failure *mtm.Error, err error) {
-	if e := s.permit(ctx, now()); e != nil {
+	e := refusalOfGID(name)
+	if e == nil {
+		e = s.permit(ctx, now())
+	}
+	if e != nil {
 		return e, s.rollback()
 	}
 	if e := s.tooLate(); e != nil {
@@ -77,6 +80,7 @@ func (s *session) prepareUser(ctx context.Context, name string) (failure *mtm.Er
 	if !st.prepare {
 		return s.notPrepared(st)
 	}
+	s.warnSerializable(st.value)
 	s.resetStep(false)
 	s.injectText("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", roleOurs)
 	s.injectText("SELECT mtm.announce_prepared("+user+", "+quoteLiteral(name)+")", roleOurs)

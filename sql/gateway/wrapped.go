@@ -116,6 +116,8 @@ func (s *session) conclude(ctx context.Context, u *unit, st step, fast bool, age
 		msg := st.raw
 		if st.shown {
 			msg = nil
+		} else if st.err.Code == "25001" && len(u.stmts) == 1 {
+			msg = fromFunction(msg)
 		}
 		s.release(appendReady(msg, 'I'))
 		return false, nil

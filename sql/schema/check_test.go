@@ -63,7 +63,7 @@ func TestCheckOfANodeOfACluster(t *testing.T) {
 	results, err := Check(testContext(t), conn, CheckParams{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"not_in_cluster"}, failed(results)) // what we made is not the user's content
-	mustExec(t, conn, `DROP EVENT TRIGGER mtm_ddl; DROP EVENT TRIGGER mtm_before_ddl; DROP SCHEMA mtm CASCADE; CREATE SCHEMA mtm`)
+	mustExec(t, conn, `DROP SCHEMA mtm CASCADE; CREATE SCHEMA mtm`)
 	results, err = Check(testContext(t), conn, CheckParams{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"name_mtm"}, failed(results))

@@ -2,7 +2,8 @@
 
 -- Every replicated table needs a replica identity: without one the publication makes PostgreSQL refuse UPDATE and DELETE. Who
 -- has no key gets FULL; who gets a key later goes back to it, unless the user chose FULL himself. This says what is to be
--- done for a table and for what inherits from it: a partition loses its key with its parent.
+-- done for a table and for what inherits from it: a partition loses its key with its parent. The exception lets go of the lock on
+-- our own table, which who looks at his locks would see.
 CREATE OR REPLACE FUNCTION mtm.identity_work(rel oid, OUT relid oid, OUT action text) RETURNS SETOF record
 LANGUAGE plpgsql STABLE AS $$ -- not SQL, which would plan it anew each time
 BEGIN
@@ -23,6 +24,9 @@ BEGIN
         WHEN t.ident = 'f' THEN 'default'
         ELSE 'forget' END) AS w(action)
     WHERE w.action IS NOT NULL;
+    RAISE EXCEPTION USING ERRCODE = 'MTM00';
+EXCEPTION WHEN SQLSTATE 'MTM00' THEN
+    NULL;
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.set_identity(rel oid, action text) RETURNS void
@@ -67,13 +71,24 @@ END $$;
 -- between the user's bound and that. So before an ALTER the user's bounds come back; on_ddl sets ours again. This writes
 -- the catalog: an ALTER here would fire on_ddl at once. Those concerned are found by name, in the statement that the client
 -- sent; if it calls a function which alters some sequence, it may be any of them. Nearly always there is none.
+CREATE OR REPLACE FUNCTION mtm.has_cycles() RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found boolean;
+BEGIN
+    found := EXISTS (SELECT FROM mtm.sequences WHERE set_min <> user_min OR set_max <> user_max);
+    RAISE EXCEPTION USING ERRCODE = 'MTM00'; -- as in mtm.identity_work
+EXCEPTION WHEN SQLSTATE 'MTM00' THEN
+    RETURN found;
+END $$;
+
 CREATE OR REPLACE FUNCTION mtm.before_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     any_of_them boolean;
     sent text;
 BEGIN
-    IF NOT EXISTS (SELECT FROM mtm.sequences WHERE set_min <> user_min OR set_max <> user_max) THEN
+    IF NOT mtm.has_cycles() THEN
         RETURN;
     END IF;
     sent := lower(current_query());
@@ -100,15 +115,18 @@ BEGIN
 END $$;
 
 -- Whether an object is as short-lived as a temporary one: it is one, it belongs to one (a policy, rule or trigger has no schema of its
--- own), or it is a function whose signature names one and goes with it. Those are remembered by the session, as long as they can live.
+-- own), or it is a function whose signature, or a domain whose type, names one and goes with it. Those are remembered by the session, as
+-- long as they can live.
 CREATE OR REPLACE FUNCTION mtm.is_temporary(class oid, object oid, identity text, temporary boolean) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known text := coalesce(current_setting('mtm.local_functions', true), '');
 BEGIN
-    IF temporary OR identity ~ ' on pg_temp\.' THEN
+    IF temporary OR identity ~ ' on pg_temp\.' OR class = 'pg_subscription'::regclass THEN -- subscriptions are this node's own, too
         RETURN true;
-    ELSIF class IS DISTINCT FROM 'pg_proc'::regclass THEN
+    ELSIF class IS NULL THEN -- GRANT and REVOKE do not say; the gateway may know
+        RETURN current_setting('mtm.ddl_scope', true) = 'temporary';
+    ELSIF class NOT IN ('pg_proc'::regclass, 'pg_type'::regclass) THEN
         RETURN false;
     ELSIF strpos(known, ',' || object || ',') > 0 THEN
         RETURN true;
@@ -116,7 +134,8 @@ BEGIN
             LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
             WHERE d.classid = class AND d.objid = object
               AND coalesce(t.typnamespace, c.relnamespace) = pg_my_temp_schema()) THEN
-        PERFORM set_config('mtm.local_functions', coalesce(nullif(known, ''), ',') || object || ',', false);
+        PERFORM set_config('mtm.local_functions', coalesce(nullif(known, ''), ',') || object || ','
+            || coalesce((SELECT typarray || ',' FROM pg_type WHERE oid = object AND class = 'pg_type'::regclass), ''), false);
         RETURN true;
     END IF;
     RETURN false;
@@ -124,15 +143,22 @@ END $$;
 
 -- DDL inside functions and DO, where the gateway cannot see it, is told to the other nodes from here: PG_CONTEXT has its text. It runs as
 -- whoever runs the statement, with his search_path. mtm.gateway: the session is a client's; mtm.ddl_open: '' or who told the others of
--- the statement that runs, 'gateway' or 'nested'.
+-- the statement that runs, 'gateway' or 'nested'; mtm.ddl_depth: how many run in it, itself included (an extension's script).
 CREATE OR REPLACE FUNCTION mtm.nested_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
 DECLARE
     stack text;
     sent text;
     n bigint;
 BEGIN
+    IF pg_catalog.current_setting('mtm.ddl_open', true) OPERATOR(pg_catalog.<>) '' THEN -- told, or part of what was
+        n := pg_catalog.current_setting('mtm.ddl_depth', true);
+        PERFORM pg_catalog.set_config('mtm.ddl_depth', (n OPERATOR(pg_catalog.+) 1)::text, true);
+        IF pg_catalog.current_setting('mtm.ddl_before', true) OPERATOR(pg_catalog.=) 'on' THEN
+            PERFORM pg_catalog.set_config('mtm.ddl_before', '', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlrun', '');
+        END IF;
+        RETURN;
+    END IF;
     IF pg_catalog.current_setting('mtm.gateway', true) IS DISTINCT FROM 'on'
-        OR pg_catalog.current_setting('mtm.ddl_open', true) OPERATOR(pg_catalog.<>) ''
         OR tg_tag OPERATOR(pg_catalog.=) ANY ('{CREATE SUBSCRIPTION,ALTER SUBSCRIPTION,DROP SUBSCRIPTION,REINDEX}'::text[]) THEN
         RETURN; -- the last are this node's own
     END IF;
@@ -158,9 +184,120 @@ BEGIN
             DETAIL = 'Its text cannot be told.', HINT = 'Use a function in PL/pgSQL, or run the statement by itself.';
     END IF;
     PERFORM pg_catalog.set_config('mtm.ddl_scope', '', true), pg_catalog.set_config('mtm.ddl_open', 'nested', true),
+        pg_catalog.set_config('mtm.ddl_depth', '1', true),
         pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object('v', 1, 'text', sent,
             'role', current_user, 'session_user', session_user, 'search_path', pg_catalog.current_setting('search_path'),
             'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies')))::text);
+END $$;
+
+-- Event triggers of the user fire where the statement ran only; what they do travels by itself, rows as rows and DDL as nested DDL. So what
+-- the statement itself did ends before the first of them runs, and begins after the last that runs before it: the names of our event
+-- triggers, which are the order in which PostgreSQL fires them, begin with ! or ~.
+CREATE OR REPLACE FUNCTION mtm.others_fire(event text) RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtname !~ '^[!~]mtm_' AND evtenabled IN ('O', 'A') AND strpos(event, evtevent) > 0)
+$$;
+
+-- A value of pg_node_tree, for who applies rows: they come from a table of that type. Nobody else may: PostgreSQL trusts what is in one.
+CREATE OR REPLACE FUNCTION mtm.node_tree(cstring) RETURNS pg_node_tree LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+
+-- Says that the statement whose text was sent has been done.
+CREATE OR REPLACE FUNCTION mtm.end_ddl() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    scope text := coalesce(current_setting('mtm.ddl_scope', true), '');
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'mtm.ddlend', scope), set_config('mtm.ddl_open', '', true);
+    IF scope NOT IN ('temporary', 'nothing') THEN
+        PERFORM set_config('mtm.ddl_nested', 'on', true);
+    END IF;
+END $$;
+
+-- Before any event trigger of the user.
+CREATE OR REPLACE FUNCTION mtm.first_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('mtm.ddl_open', true) = 'gateway' AND current_setting('mtm.ddl_depth', true) = '0' AND mtm.others_fire('ddl_command_start') THEN
+        PERFORM pg_logical_emit_message(true, 'mtm.ddlbefore', ''), set_config('mtm.ddl_before', 'on', true);
+    END IF;
+END $$;
+
+-- What a statement computed here is sent along, for random(), now() and nextval() would give other values elsewhere, and a query might
+-- see other rows: the rows of a materialized view, or of a table that a volatile default filled; what an added column holds in rows
+-- that were there before. Values are spelled as the workers that apply them read them.
+CREATE OR REPLACE FUNCTION mtm.send_rows(rel oid) RETURNS void LANGUAGE plpgsql
+    SET search_path = '' SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET bytea_output = 'hex'
+    SET extra_float_digits = 3 SET lc_monetary = 'C' SET xmloption = 'content' AS $$
+DECLARE
+    head text;
+    query text;
+    rows text[];
+    one text;
+    bytes bigint := 0;
+    first boolean := true;
+BEGIN
+    SELECT json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname, 'view', c.relkind = 'm', 'columns', coalesce(a.columns, '[]'))::text,
+        format('SELECT to_json(ARRAY[%s]::text[])::text FROM %I.%I', a.list, n.nspname, c.relname) INTO head, query
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, LATERAL (
+        SELECT json_agg(json_build_object('name', a.attname, 'type', a.atttypid::bigint) ORDER BY a.attnum) AS columns,
+            string_agg(format('CASE WHEN %1$I IS DISTINCT FROM NULL THEN concat(%1$I) END', a.attname), ',' ORDER BY a.attnum) AS list
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') a
+    WHERE c.oid = rel;
+    IF query IS NULL THEN
+        RETURN;
+    END IF;
+    FOR one IN EXECUTE query LOOP
+        IF bytes > 262144 THEN
+            PERFORM pg_logical_emit_message(true, 'mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
+            rows := '{}'; bytes := 0; first := false;
+        END IF;
+        rows := array_append(rows, one);
+        bytes := bytes + length(one);
+    END LOOP;
+    PERFORM pg_logical_emit_message(true, 'mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
+END $$;
+
+CREATE OR REPLACE FUNCTION mtm.send_missing(rel oid) RETURNS void LANGUAGE plpgsql
+    SET search_path = '' SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET bytea_output = 'hex'
+    SET extra_float_digits = 3 SET lc_monetary = 'C' SET xmloption = 'content' AS $$
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'mtm.missing', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname,
+        'column', a.attname, 'value', a.attmissingval::text)::text)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relpersistence = 'p' AND a.atthasmissing AND NOT a.attisdropped AND NOT EXISTS (SELECT FROM pg_catalog.pg_attrdef d
+        WHERE d.adrelid = c.oid AND d.adnum = a.attnum AND starts_with(d.adbin::text, '{CONST'))
+        AND c.oid IN (WITH RECURSIVE family(member) AS (
+            VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.member) SELECT member FROM family);
+END $$;
+
+-- A statement rewrites a table: for a new column of which each row gets a value of its own, or a generated one.
+CREATE OR REPLACE FUNCTION mtm.on_rewrite() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('mtm.ddl_open', true) <> '' AND pg_event_trigger_table_rewrite_reason() & 2 <> 0 THEN
+        PERFORM set_config('mtm.rewritten', concat_ws(',', nullif(current_setting('mtm.rewritten', true), ''), pg_event_trigger_table_rewrite_oid()), true);
+    END IF;
+END $$;
+
+-- Sends what ALTER TABLE put into the rows of these tables.
+CREATE OR REPLACE FUNCTION mtm.send_filled(rels oid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rewritten oid[] := string_to_array(nullif(current_setting('mtm.rewritten', true), ''), ',')::oid[];
+BEGIN
+    PERFORM mtm.send_missing(rel) FROM unnest(rels) rel;
+    IF rewritten IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('mtm.rewritten', '', true);
+    IF to_regclass('mtm.local_tables') IS NOT NULL THEN
+        rewritten := ARRAY(SELECT r FROM unnest(rewritten) r WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            JOIN mtm.local_tables l ON (l.rel_schema, l.rel_name) = (n.nspname, c.relname) WHERE c.oid = r));
+    END IF;
+    PERFORM mtm.send_rows(c.oid) FROM pg_class c WHERE c.oid = ANY (rewritten) AND c.relpersistence = 'p' AND c.relkind = 'r'
+        AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attidentity <> '' AND NOT a.attisdropped)
+            OR EXISTS (SELECT FROM pg_attrdef d, regexp_matches(d.adbin::text, ':(?:op)?funcid (\d+)', 'g') f JOIN pg_proc p ON p.oid = f[1]::oid
+                WHERE d.adrelid = c.oid AND p.provolatile = 'v'));
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.on_drop() RETURNS event_trigger
@@ -168,6 +305,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, is_temporary)))
         FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
+    IF current_setting('mtm.ddl_open', true) <> '' AND current_setting('mtm.ddl_depth', true) = '1'
+        AND (tg_tag ~ '^DROP ' OR current_setting('mtm.ddl_scope', true) = 'permanent') AND mtm.others_fire('sql_drop,ddl_command_end') THEN
+        PERFORM mtm.end_ddl();
+    END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.on_ddl() RETURNS event_trigger
@@ -175,16 +316,23 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r record;
     mode text;
+    depth int := nullif(current_setting('mtm.ddl_depth', true), '')::int;
 BEGIN
     PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, schema_name IS NOT DISTINCT FROM 'pg_temp')))
         FROM pg_event_trigger_ddl_commands() HAVING count(*) > 0;
     IF coalesce(current_setting('mtm.ddl_scope', true), '') = '' AND tg_tag ~ '^(CREATE|DROP) ' AND tg_tag <> 'DROP OWNED' THEN
         PERFORM set_config('mtm.ddl_scope', 'nothing', true);
     END IF;
-    IF current_setting('mtm.ddl_open', true) = 'nested' THEN
-        PERFORM pg_logical_emit_message(true, 'mtm.ddlend', coalesce(current_setting('mtm.ddl_scope', true), '')), set_config('mtm.ddl_open', '', true);
-        IF current_setting('mtm.ddl_scope', true) NOT IN ('temporary', 'nothing') THEN
-            PERFORM set_config('mtm.ddl_nested', 'on', true);
+    IF current_setting('mtm.ddl_open', true) <> '' THEN
+        IF tg_tag IN ('CREATE MATERIALIZED VIEW', 'REFRESH MATERIALIZED VIEW') THEN
+            PERFORM mtm.send_rows(c.oid) FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.oid = d.objid
+                WHERE d.classid = 'pg_class'::regclass AND c.relkind = 'm' AND c.relispopulated;
+        ELSIF tg_tag = 'ALTER TABLE' THEN
+            PERFORM mtm.send_filled(array_agg(DISTINCT objid)) FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass;
+        END IF;
+        PERFORM set_config('mtm.ddl_depth', (depth - 1)::text, true);
+        IF depth = 1 AND (current_setting('mtm.ddl_open', true) = 'nested' OR mtm.others_fire('ddl_command_end')) THEN
+            PERFORM mtm.end_ddl();
         END IF;
     END IF;
     IF tg_tag NOT IN ('CREATE SEQUENCE', 'ALTER SEQUENCE', 'CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO',
@@ -211,12 +359,13 @@ BEGIN
             DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
         END IF;
     END LOOP;
-    -- What before_ddl opened and nobody altered.
-    UPDATE pg_sequence p SET seqmin = m.set_min, seqmax = m.set_max FROM mtm.sequences m
-    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
-        AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
+    IF mtm.has_cycles() THEN -- What before_ddl opened and nobody altered.
+        UPDATE pg_sequence p SET seqmin = m.set_min, seqmax = m.set_max FROM mtm.sequences m
+        WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
+            AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
+    END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

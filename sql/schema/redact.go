@@ -14,7 +14,7 @@ func RedactConnInfo(conninfo string) string {
 	if !strings.Contains(conninfo, "://") {
 		return strings.TrimSpace(passwordKeyword.ReplaceAllString(conninfo, ""))
 	}
-	u, err := url.Parse(conninfo)
+	u, err := url.Parse(strings.ReplaceAll(conninfo, "#", "%23")) // which begins no fragment in PostgreSQL's URLs
 	if err != nil {
 		return ""
 	}

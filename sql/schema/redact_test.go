@@ -16,6 +16,7 @@ func TestRedactConnInfo(t *testing.T) {
 		"postgres://u:p@h:1/d?password=x&a=b":    "postgres://u@h:1/d?a=b",
 		"postgresql://u@h/d":                     "postgresql://u@h/d",
 		"postgres://u:p%zz@h/d":                  "",
+		"postgres://u:p:p#p@h/d":                 "postgres://u@h/d",
 		"host=a password='unclosed user=b dbn=c": "host=a",
 	} {
 		require.Equal(t, want, RedactConnInfo(in), in)

@@ -3,17 +3,19 @@
 CREATE PUBLICATION mtm FOR ALL TABLES WITH (publish = 'insert, update, delete, truncate');
 
 -- ALWAYS: the applying side runs with session_replication_role = replica.
-CREATE EVENT TRIGGER mtm_ddl ON ddl_command_end EXECUTE FUNCTION mtm.on_ddl();
-ALTER EVENT TRIGGER mtm_ddl ENABLE ALWAYS;
+CREATE EVENT TRIGGER "!mtm_ddl" ON ddl_command_end EXECUTE FUNCTION mtm.on_ddl();
+ALTER EVENT TRIGGER "!mtm_ddl" ENABLE ALWAYS;
 
-CREATE EVENT TRIGGER mtm_before_ddl ON ddl_command_start WHEN TAG IN ('ALTER SEQUENCE', 'ALTER TABLE')
+CREATE EVENT TRIGGER "!mtm_before_ddl" ON ddl_command_start WHEN TAG IN ('ALTER SEQUENCE', 'ALTER TABLE')
     EXECUTE FUNCTION mtm.before_ddl();
-ALTER EVENT TRIGGER mtm_before_ddl ENABLE ALWAYS;
+ALTER EVENT TRIGGER "!mtm_before_ddl" ENABLE ALWAYS;
 
-CREATE EVENT TRIGGER mtm_nested_ddl ON ddl_command_start EXECUTE FUNCTION mtm.nested_ddl();
+CREATE EVENT TRIGGER "!mtm_rewrite" ON table_rewrite EXECUTE FUNCTION mtm.on_rewrite();
+CREATE EVENT TRIGGER "!mtm_first_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.first_ddl();
+CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.nested_ddl();
 
-CREATE EVENT TRIGGER mtm_drop ON sql_drop EXECUTE FUNCTION mtm.on_drop();
-ALTER EVENT TRIGGER mtm_drop ENABLE ALWAYS;
+CREATE EVENT TRIGGER "!mtm_drop" ON sql_drop EXECUTE FUNCTION mtm.on_drop();
+ALTER EVENT TRIGGER "!mtm_drop" ENABLE ALWAYS;
 
 SELECT mtm.alter_sequences();
 SELECT mtm.set_identities();

@@ -1,9 +1,11 @@
 -- Gives the user's objects back as he made them, before the schema goes.
 
-DROP EVENT TRIGGER IF EXISTS mtm_ddl;
-DROP EVENT TRIGGER IF EXISTS mtm_before_ddl;
-DROP EVENT TRIGGER IF EXISTS mtm_nested_ddl;
-DROP EVENT TRIGGER IF EXISTS mtm_drop;
+DROP EVENT TRIGGER IF EXISTS "!mtm_ddl";
+DROP EVENT TRIGGER IF EXISTS "!mtm_before_ddl";
+DROP EVENT TRIGGER IF EXISTS "~mtm_nested_ddl";
+DROP EVENT TRIGGER IF EXISTS "!mtm_first_ddl";
+DROP EVENT TRIGGER IF EXISTS "!mtm_rewrite";
+DROP EVENT TRIGGER IF EXISTS "!mtm_drop";
 
 DO $$
 DECLARE

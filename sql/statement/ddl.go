@@ -50,8 +50,42 @@ func classifyDDL(w words, s *Statement) {
 		}
 	}
 	s.Target = target(w, i)
+	if w.at(0) == t.Token_CREATE && (w.at(i) == t.Token_TABLE || w.at(i) == t.Token_UNLOGGED) {
+		s.like(w)
+	}
 	if len(s.Target) > 8 && (hasTempSchema(s.Target)) {
 		s.Kind, s.Flags = TempDDL, Temporary
+	}
+}
+
+// like finds the only LIKE of a CREATE TABLE.
+func (s *Statement) like(w words) {
+	depth, found := 0, -1
+	for i := range w.tokens {
+		switch w.at(i) {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		case t.Token_INCLUDING, t.Token_AS:
+			return
+		case t.Token_LIKE:
+			if depth != 1 || w.at(i-1) != '(' && w.at(i-1) != ',' {
+				continue
+			}
+			if found >= 0 {
+				return
+			}
+			found = i
+		}
+	}
+	if found < 0 {
+		return
+	}
+	s.Target = name(w, found+1)
+	start := w.tokens[found].start
+	if n := strings.Index(w.text[start:], s.Target); s.Target != "" && n > 0 {
+		s.Like = Patch{start, n + len(s.Target), w.text[start : start+n+len(s.Target)]}
 	}
 }
 
@@ -66,7 +100,7 @@ func concurrently(w words, i int) bool {
 }
 
 // target is the name of the relation that the statement from token i on is about, for those that may be about a
-// temporary one: DROP and ALTER TABLE, VIEW, SEQUENCE, INDEX; CREATE INDEX, TRIGGER, RULE … ON; COMMENT ON.
+// temporary one: DROP and ALTER TABLE, VIEW, SEQUENCE, INDEX; CREATE INDEX, TRIGGER, RULE … ON; COMMENT ON; GRANT and REVOKE … ON.
 func target(w words, i int) string {
 	switch w.at(0) {
 	case t.Token_CREATE:
@@ -80,6 +114,13 @@ func target(w words, i int) string {
 		return ""
 	case t.Token_COMMENT:
 		i = 2 // ON
+	case t.Token_GRANT, t.Token_REVOKE:
+		if i = w.find(t.Token_ON) + 1; i == 0 {
+			return ""
+		}
+		if w.at(i) != t.Token_TABLE && w.at(i) != t.Token_SEQUENCE {
+			return relation(w, i)
+		}
 	case t.Token_DROP, t.Token_ALTER:
 	default:
 		return ""
@@ -89,6 +130,14 @@ func target(w words, i int) string {
 		return name(w, i+1)
 	}
 	return ""
+}
+
+// relation is the name of a table at token i, where GRANT may also say what kind of object is meant.
+func relation(w words, i int) string {
+	if next := w.at(i + 1); next != '.' && next != ',' && next != t.Token_TO && next != t.Token_FROM {
+		return ""
+	}
+	return name(w, i)
 }
 
 // name reads [IF [NOT] EXISTS] [ONLY] a[.b[.c]] from token i on.

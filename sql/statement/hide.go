@@ -40,8 +40,7 @@ var hidden = map[string]string{
 	"pg_namespace":          `(SELECT %s* FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_publication":        `(SELECT %s* FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
 	"pg_publication_tables": `(SELECT %s* FROM pg_catalog.pg_publication_tables WHERE pubname OPERATOR(pg_catalog.<>) 'mtm')`,
-	"pg_event_trigger": `(SELECT %s* FROM pg_catalog.pg_event_trigger WHERE evtname OPERATOR(pg_catalog.<>) ALL ` +
-		`('{mtm_ddl,mtm_before_ddl,mtm_nested_ddl,mtm_drop}'::pg_catalog.name[]))`,
+	"pg_event_trigger":      `(SELECT %s* FROM pg_catalog.pg_event_trigger WHERE evtname OPERATOR(pg_catalog.!~) '^[!~]mtm_')`,
 	// What users prepared shows by their names.
 	"pg_prepared_xacts": `(SELECT %s* FROM (SELECT x.transaction, COALESCE(p.name, x.gid) AS gid, COALESCE(p.prepared, x.prepared) AS prepared, ` +
 		`COALESCE(p.owner, x.owner) AS owner, x.database FROM pg_catalog.pg_prepared_xacts x LEFT JOIN mtm.prepared p ` +

@@ -47,12 +47,15 @@ const (
 	Concurrently                    // DDL: says CONCURRENTLY, which Hide takes out; only outside of a block
 	Routine                         // DDL: creates a function or procedure
 	Exclusive                       // names a catalog in a statement that could lock it for good
-	MayListen                       // DO: names LISTEN, so that it may do that
 	Commits                         // FinishPrepared: COMMIT PREPARED
+	MayListen                       // DO: names LISTEN, so that it may do that
 )
 
 // Has reports whether all of f is set.
 func (s *Statement) Has(f Flags) bool { return s.Flags&f == f }
+
+// EndsBlock reports whether it ends the block that it is in, whether it succeeds or fails, and is no ROLLBACK.
+func (s *Statement) EndsBlock() bool { return s.Kind == Commit || s.Kind == PrepareTx }
 
 // ReadsOrWrites reports whether the statement touches data, so that a node that is out of date must refuse it.
 func (s *Statement) ReadsOrWrites() bool {

@@ -25,6 +25,8 @@ type Statement struct {
 	// Hide changes the text that the statement was found in. Read: so that what is ours does not show in the catalog. DDL: CONCURRENTLY
 	// becomes blanks.
 	Hide []Patch
+	// Like is where CREATE TABLE says LIKE and the name of a table, which Target is, and no INCLUDING; its Text is that. Len is 0 otherwise.
+	Like Patch
 	// Without is such a change for REFRESH MATERIALIZED VIEW CONCURRENTLY, which uses a temporary table: it is needed if that
 	// cannot be prepared.
 	Without []Patch

@@ -230,6 +230,40 @@ func TestDDLThatNeedsMore(t *testing.T) {
 	require.Equal(t, "q", stmts[3].Runs)
 }
 
+func TestLike(t *testing.T) {
+	for text, want := range map[string]string{
+		"select 1; create table a (like b)":                                         "like b",
+		`CREATE UNLOGGED TABLE IF NOT EXISTS a (x int, LIKE /* c */ "S".b, y text)`: `LIKE /* c */ "S".b`,
+		"create table a (like b excluding all)":                                     "like b",
+		"create table a (like b including defaults)":                                "",
+		"create table a (like b, like c)":                                           "",
+		"create table a (x text check (x like 'b'))":                                "",
+		"create table a as select 1 like 2":                                         "",
+		"create table a (x int, like":                                               "",
+	} {
+		stmts, ok := Split(text)
+		require.True(t, ok)
+		s := stmts[len(stmts)-1]
+		require.Equal(t, want, text[s.Like.At:s.Like.At+s.Like.Len], text)
+		require.Equal(t, want, s.Like.Text)
+	}
+}
+
+func TestTargetOfGrant(t *testing.T) {
+	for text, want := range map[string]string{
+		"grant select on t to u":                             "t",
+		"grant select (a), insert on table s.t to u":         "s.t",
+		"revoke all on t, v from u":                          "t",
+		"revoke grant option for usage on sequence q from u": "q",
+		"grant all on all tables in schema s to u":           "",
+		"grant execute on function f() to u":                 "",
+		"grant r to u":                                       "",
+	} {
+		stmts, _ := Split(text)
+		require.Equal(t, want, stmts[0].Target, text)
+	}
+}
+
 func TestChannelOfListen(t *testing.T) {
 	long := strings.Repeat("ä", 40)
 	for text, want := range map[string]string{

@@ -151,7 +151,9 @@ func cutOff(t testing.TB, c *testcluster.Cluster, id int, o devcluster.AddOption
 	if victim != id {
 		c.Node(victim).WaitStatus("online")
 	}
-	require.Error(t, c.Dev().Join(ctx, id, o), point)
+	err := c.Dev().Join(ctx, id, o)
+	require.Error(t, err, point)
+	t.Logf("%s: %.300v", point, err)
 	c.Node(victim).WaitMtmdGone()
 	c.Node(victim).StartMtmd()
 }

@@ -33,6 +33,7 @@ func TestKilledAtEveryStepAndRestarted(t *testing.T) {
 	c := testcluster.Start(t, testcluster.Options{})
 	t.Run("left in doubt", func(t *testing.T) { leftInDoubt(t, c.For(t)) })
 	l := newLoad(t, c, 3)
+	l.users = true
 	for i, name := range failPoints(t) {
 		for _, both := range []bool{false, true} {
 			if both && testing.Short() && i%4 != 0 {

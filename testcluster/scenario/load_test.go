@@ -71,6 +71,7 @@ type load struct {
 	clients int      // on each node
 	simple  bool     // single inserts only, of which a few are read back
 	app     string   // application_name
+	users   bool     // some blocks are prepared, and ended on any node
 
 	mu      sync.Mutex
 	fates   map[string]fate
@@ -83,7 +84,8 @@ type load struct {
 	acked   []atomic.Int64 // by node
 	stop    atomic.Bool
 	running sync.WaitGroup
-	runs    bool // for the goroutine that starts and ends it
+	cleaned sync.WaitGroup // the cleaner, see users
+	runs    bool           // for the goroutine that starts and ends it
 }
 
 // newLoad makes the tables and a load that does not run yet.
@@ -114,6 +116,14 @@ func (l *load) start(t testing.TB) {
 			}()
 		}
 	}
+	if l.users {
+		done := make(chan struct{})
+		l.cleaned.Go(func() { l.clean(done) })
+		go func() {
+			l.running.Wait() // the last may wait for what the others left
+			close(done)
+		}()
+	}
 	t.Cleanup(l.finish)
 }
 
@@ -121,6 +131,7 @@ func (l *load) start(t testing.TB) {
 func (l *load) finish() {
 	l.stop.Store(true)
 	l.running.Wait()
+	l.cleaned.Wait()
 	l.runs = false
 }
 
@@ -190,7 +201,8 @@ func (l *load) transact(db *pgx.Conn, id string) (beforeCommit bool, err error) 
 	if err != nil {
 		return true, err
 	}
-	if rand.IntN(3) == 0 { // one that PostgreSQL cannot prepare
+	notifies := rand.IntN(3) == 0
+	if notifies { // one that PostgreSQL cannot prepare
 		if _, err := tx.Exec(ctx, "NOTIFY load"); err != nil {
 			tx.Rollback(ctx) //nolint:errcheck // the session may be gone
 			return true, err
@@ -209,6 +221,12 @@ func (l *load) transact(db *pgx.Conn, id string) (beforeCommit bool, err error) 
 			tx.Rollback(ctx) //nolint:errcheck // the session may be gone
 			return true, err
 		}
+	}
+	if l.users && !notifies && rand.IntN(3) == 0 {
+		if _, err := db.Exec(ctx, "PREPARE TRANSACTION 'load "+id+"'"); err != nil {
+			return false, err
+		}
+		return false, l.endUser(ctx, db, id)
 	}
 	return false, tx.Commit(ctx)
 }
@@ -316,6 +334,9 @@ func (l *load) errors() map[string]int {
 // check compares the ledger with the nodes; the load must have finished.
 func (l *load) check(t testing.TB, c *testcluster.Cluster) {
 	t.Helper()
+	if l.users {
+		l.cleanAll(t, c)
+	}
 	c.RequireEqual() // S1, S3, S8: no node differs, none has anything prepared
 	l.checkRows(t, c.Node(1).ConnectPg())
 }

@@ -2,13 +2,16 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"mtm/testcluster"
@@ -109,12 +112,13 @@ func heldRefusals(t *testing.T, c *testcluster.Cluster) {
 		execSQL(t, third, "BEGIN")
 		execSQL(t, third, "INSERT INTO held VALUES (3, 'three')")
 		require.Equal(t, want, stateOf(t, third, "PREPARE TRANSACTION '"+name+"'"))
-		execSQL(t, third, "ROLLBACK")
+		require.EqualValues(t, 'I', third.PgConn().TxStatus())
 	}
 	for _, sql := range []string{"CREATE TEMPORARY TABLE gone (a int)", "NOTIFY held"} {
 		execSQL(t, third, "BEGIN")
 		execSQL(t, third, sql)
 		require.Equal(t, "0A000", stateOf(t, third, "PREPARE TRANSACTION 'open'"))
+		require.EqualValues(t, 'I', third.PgConn().TxStatus())
 	}
 	execSQL(t, third, "BEGIN")
 	require.Equal(t, "25001", stateOf(t, third, "COMMIT PREPARED 'mine'"))
@@ -242,4 +246,77 @@ func heldOutlivesAll(t *testing.T, c *testcluster.Cluster) {
 	for _, n := range c.Nodes() {
 		require.Equal(t, "{30}", one[string](t, n.Connect(), "SELECT array_agg(id)::text FROM held WHERE id IN (30, 31)"))
 	}
+}
+
+// endUser ends a transaction as a client does who prepared it, on any node: he asks again until he knows.
+func (l *load) endUser(ctx context.Context, db *pgx.Conn, id string) error {
+	if rand.IntN(2) == 0 {
+		other := session{url: l.urls[rand.IntN(len(l.urls))], app: l.app + "-ender"}
+		if other.open() {
+			defer other.close()
+			db = other.conn
+		}
+	}
+	verb := "COMMIT"
+	if rand.IntN(8) == 0 {
+		verb = "ROLLBACK"
+	}
+	for {
+		_, err := db.Exec(ctx, verb+" PREPARED 'load "+id+"'")
+		switch code := sqlState(err); {
+		case err == nil && verb == "ROLLBACK":
+			return &pgconn.PgError{Code: "57014", Message: "the client rolled it back"}
+		case code == "40001" && ctx.Err() == nil: // it is as it was
+		case code != "":
+			return fmt.Errorf("%s PREPARED: %s", verb, detailOf(err)) // the cleaner was first, or will be
+		default:
+			return err
+		}
+	}
+}
+
+// cleanUp ends what clients have left prepared for a while, as an operator does; with 0 all.
+func (l *load) cleanUp(ctx context.Context, age time.Duration) (left int, err error) {
+	db := session{url: l.urls[rand.IntN(len(l.urls))], app: l.app + "-cleaner"}
+	if !db.open() {
+		return 0, errors.New("the node does not answer")
+	}
+	defer db.close()
+	rows, err := db.conn.Query(ctx, "SELECT gid FROM pg_prepared_xacts WHERE prepared < now() - $1::interval", age)
+	if err != nil {
+		return 0, err
+	}
+	gids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, gid := range gids {
+		_, e := db.conn.Exec(ctx, []string{"COMMIT", "ROLLBACK"}[rand.IntN(2)]+" PREPARED '"+gid+"'")
+		err = errors.Join(err, e)
+	}
+	return len(gids), err
+}
+
+// clean does so while the load runs.
+func (l *load) clean(done <-chan struct{}) {
+	for tick := time.NewTicker(300 * time.Millisecond); ; {
+		select {
+		case <-done:
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), txLimit)
+		l.cleanUp(ctx, time.Second) //nolint:errcheck // it is tried again
+		cancel()
+	}
+}
+
+// cleanAll leaves nothing prepared on any node.
+func (l *load) cleanAll(t testing.TB, c *testcluster.Cluster) {
+	t.Helper()
+	await(t, c, "the end of what clients prepared", func() error {
+		left, err := l.cleanUp(t.Context(), 0)
+		if err == nil && left > 0 {
+			err = fmt.Errorf("%d were left", left)
+		}
+		return err
+	})
 }

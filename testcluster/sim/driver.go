@@ -33,6 +33,8 @@ func (n *node) act(a coordinator.Action) {
 		n.streamAcked(a)
 	case coordinator.ApplyRecovered:
 		n.applyRecovered(a)
+	case coordinator.Recapture:
+		n.recapture()
 	case coordinator.TellOutcome:
 		n.tellOutcome(a)
 	case coordinator.AskReferee:

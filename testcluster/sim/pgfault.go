@@ -120,6 +120,12 @@ func (s *slot) reconnect() {
 	s.pump()
 }
 
+// pass makes a new slot in place of the old one: what was added is not delivered.
+func (s *slot) pass() {
+	s.acked, s.saved = len(s.entries), len(s.entries)
+	s.reconnect()
+}
+
 // pump delivers one after the other. The content of one that was rolled back meanwhile may be cut short.
 func (s *slot) pump() {
 	w, n := s.pg.w, s.pg.n

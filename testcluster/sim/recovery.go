@@ -1,6 +1,9 @@
 package main
 
 import (
+	"cmp"
+	"slices"
+
 	"mtm"
 	"mtm/coordinator"
 )
@@ -201,6 +204,31 @@ type recoverItem struct {
 	gid    mtm.GID
 	at     uint64
 	images []image
+}
+
+// recapture lets the slot go on behind what is there, most times, and tells what is prepared.
+func (n *node) recapture() {
+	w, life := n.w, n.life
+	w.after(w.between(50, 20*ms), func() {
+		if !n.alive || n.life != life {
+			return
+		}
+		if !n.pg.up {
+			n.recapture()
+			return
+		}
+		var prepared []mtm.GID
+		if w.chance(0.8) {
+			n.pg.slot.pass()
+			for gid := range n.pg.prepared {
+				if gid.Origin == n.id {
+					prepared = append(prepared, gid)
+				}
+			}
+			slices.SortFunc(prepared, func(a, b mtm.GID) int { return cmp.Compare(a.Seq, b.Seq) })
+		}
+		n.post(w.between(20, 5*ms), life, coordinator.Recaptured{Prepared: prepared})
+	})
 }
 
 func (n *node) applyRecovered(a coordinator.ApplyRecovered) {

@@ -1,0 +1,183 @@
+package logrep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"mtm"
+)
+
+// A slot delivers in order. So what is prepared behind much WAL, of a recovery say, or of what precedes a crash, waits until all of
+// that is decoded (15 to 25 MB/s on a processor of its own, on 15), and holds its rows on every node meanwhile. Nobody needs what a
+// node did while it was out of the cluster; so before it comes back its slot is replaced by a new one.
+
+const (
+	renewLag   = 1 << 20          // bytes of WAL that may be left to decode: Capture.renewLag
+	renewTry   = 3 * time.Second  // for a new slot: it waits for every transaction that is open or prepared
+	renewLimit = 30 * time.Second // then the node comes back all the same
+	renewPause = 100 * time.Millisecond
+)
+
+var errRenewed = errors.New("the slot was replaced")
+
+// Renew makes sure that what is prepared from now on is delivered soon: it replaces the slot if there is much to decode yet. It
+// gives what PostgreSQL holds prepared under gids of this node after that: of these, what was not delivered never will be. Call
+// it while no session may prepare anything, from one goroutine.
+func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
+	ctx, cancel := context.WithTimeout(ctx, renewLimit)
+	defer cancel()
+	conn, err := c.cfg.connect(ctx, "mtm_slot", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer closeConn(conn)
+	for {
+		lag, err := c.lag(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		if lag <= c.renewLag {
+			return nil, nil
+		}
+		if lag != unknownLag {
+			done, err := c.replace(ctx, conn)
+			if done {
+				if err := c.dropOld(ctx); err != nil {
+					c.cfg.Log.Warn("the old slot is dropped later", keyError, err)
+				}
+				c.cfg.Log.Info("the slot was replaced, for what this node has caught up with need not be decoded", "bytes", lag)
+				return c.ownPrepared(ctx, conn)
+			}
+			c.cfg.Log.Info("the slot cannot be replaced yet", "bytes", lag, keyError, err)
+		}
+		if err := sleep(ctx, renewPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+const unknownLag = int64(1) << 62
+
+// lag is how many bytes of WAL are to be decoded; unknownLag while nobody reads the slot.
+func (c *Capture) lag(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
+	rows, err := query(ctx, conn, "SELECT (pg_current_wal_flush_lsn() - a.sent_lsn)::text FROM pg_replication_slots s "+
+		"JOIN pg_stat_replication a ON a.pid = s.active_pid WHERE s.slot_name = $1 AND a.sent_lsn IS NOT NULL", c.slotNow())
+	if err != nil || len(rows) == 0 {
+		return unknownLag, err
+	}
+	var lag int64
+	_, err = fmt.Sscan(string(rows[0][0]), &lag)
+	return lag, err
+}
+
+// replace makes the new slot, and lets Run read it.
+func (c *Capture) replace(ctx context.Context, conn *pgconn.PgConn) (done bool, err error) {
+	old, names := c.slotNow(), c.cfg.slotNames()
+	name := names[0]
+	if name == old {
+		name = names[1]
+	}
+	c.mu.Lock()
+	c.renewing = true
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.renewing = false
+		c.mu.Unlock()
+	}()
+	if err := dropSlot(ctx, conn, name); err != nil { // left by a crash
+		return false, err
+	}
+	// A session of its own, which ends with the attempt.
+	maker, err := c.cfg.connect(ctx, "mtm_slot", map[string]string{"statement_timeout": milliseconds(renewTry)})
+	if err != nil {
+		return false, err
+	}
+	defer closeConn(maker)
+	from, err := createSlot(ctx, maker, name)
+	if err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	c.slot, c.from = name, from
+	c.mu.Unlock()
+	select {
+	case c.renewed <- struct{}{}:
+	default:
+	}
+	return true, nil
+}
+
+// dropOld drops the slot that is read no more. Should that take long, choose does it some day.
+func (c *Capture) dropOld(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTry)
+	defer cancel()
+	conn, err := c.cfg.connect(ctx, "mtm_slot", nil)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	now := c.slotNow()
+	for _, name := range c.cfg.slotNames() {
+		if name != now {
+			return dropSlot(ctx, conn, name)
+		}
+	}
+	return nil
+}
+
+// ownPrepared lists what PostgreSQL holds prepared of this node's own.
+func (c *Capture) ownPrepared(ctx context.Context, conn *pgconn.PgConn) (own []mtm.GID, err error) {
+	all, err := listPrepared(ctx, conn)
+	for _, x := range all {
+		if x.GID.Origin == c.cfg.Node {
+			own = append(own, x.GID)
+		}
+	}
+	return own, err
+}
+
+func (c *Capture) slotNow() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slot
+}
+
+// choose finds the slot to read: of two, which a crash may leave, the newer. It drops the other, ends whoever reads it, as an
+// earlier process may, and takes over where a new one begins. A replication connection takes simple queries only.
+func (c *Capture) choose(ctx context.Context, conn *pgconn.PgConn) (string, error) {
+	names := c.cfg.slotNames()
+	for i := range names {
+		names[i] = slotName(names[i])
+	}
+	res, err := conn.Exec(ctx, fmt.Sprintf("SELECT slot_name FROM pg_replication_slots WHERE slot_name IN ('%s', '%s') "+
+		"AND confirmed_flush_lsn IS NOT NULL ORDER BY confirmed_flush_lsn DESC", names[0], names[1])).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	c.mu.Lock()
+	if c.from > 0 {
+		c.acked, c.delivered, c.idle = max(c.acked, c.from), max(c.delivered, c.from), max(c.idle, c.from)
+		clear(c.expected)
+		c.from = 0
+	}
+	old := ""
+	if rows := res[0].Rows; !c.renewing && len(rows) > 0 {
+		c.slot = string(rows[0][0])
+		if len(rows) > 1 {
+			old = string(rows[1][0])
+		}
+	}
+	slot := c.slot
+	c.mu.Unlock()
+	if old != "" {
+		if err := run(ctx, conn, fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", slotName(old))); err != nil {
+			c.cfg.Log.Warn("the old slot cannot be dropped yet", keyError, err)
+		}
+	}
+	return slot, nil
+}
