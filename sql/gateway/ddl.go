@@ -108,7 +108,7 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 		}
 		return s.commitPiece(ctx, st, age)
 	case st.Kind == statement.PrepareTx && tx == 'T':
-		stop, err := s.userPiece(ctx, st, implicit, age)
+		stop, err := s.userPiece(ctx, st, implicit)
 		return false, stop, err
 	case st.Kind == statement.PrepareTx:
 	case st.Kind == statement.Rollback && implicit:
