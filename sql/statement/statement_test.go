@@ -279,3 +279,22 @@ func TestChannelOfListen(t *testing.T) {
 	stmts, _ := Split("DO $$ begin LISTEN x; end $$")
 	require.True(t, stmts[0].Has(MayListen))
 }
+
+func TestSeveral(t *testing.T) {
+	for text, want := range map[string][]string{
+		`select 1; drop table if exists a, "B,""c" , s.t cascade`: {"a", `"B,""c"`, "s.t"},
+		"DROP INDEX CONCURRENTLY a,b":                             {"a", "b"},
+		"drop table a":                                            nil,
+		"drop table a,":                                           nil,
+		"drop table":                                              nil,
+		"drop function f(a, b), g":                                nil,
+	} {
+		stmts, _ := Split(text)
+		s := stmts[len(stmts)-1]
+		require.Equal(t, want, s.Several, text)
+		if want != nil {
+			require.Regexp(t, `^(drop|DROP) [a-zA-Z ]* $`, text[s.Start:s.SeveralAt.At])
+			require.Regexp(t, `^( cascade)?$`, text[s.SeveralAt.At+s.SeveralAt.Len:])
+		}
+	}
+}
