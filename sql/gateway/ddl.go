@@ -20,6 +20,11 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 		s.inject(injDDLLike, roleOurs, text[:at], st.Target, text[at+like.Len:], like.Text)
 		return
 	}
+	if temporary && len(st.Several) > 0 {
+		at := st.SeveralAt.At - st.Start
+		s.inject(injDDLSeveral, roleOurs, text[:at], text[at+st.SeveralAt.Len:], arrayOf(st.Several))
+		return
+	}
 	if temporary && st.Target != "" {
 		s.inject(injDDLUnlessTemp, roleOurs, text, st.Target)
 		return
@@ -29,6 +34,15 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 		return
 	}
 	s.inject(injDDL, roleOurs, text)
+}
+
+// arrayOf is an array of texts, as PostgreSQL reads it.
+func arrayOf(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, t := range texts {
+		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(t) + `"`
+	}
+	return "{" + strings.Join(quoted, ",") + "}"
 }
 
 // pieces runs a Query of several statements, with transaction control or DDL among them, one statement after the other.

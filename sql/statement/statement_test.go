@@ -307,3 +307,22 @@ func TestNamesOfPreparedTransactions(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, Session, stmts[0].Kind)
 }
+
+func TestSeveral(t *testing.T) {
+	for text, want := range map[string][]string{
+		`select 1; drop table if exists a, "B,""c" , s.t cascade`: {"a", `"B,""c"`, "s.t"},
+		"DROP INDEX CONCURRENTLY a,b":                             {"a", "b"},
+		"drop table a":                                            nil,
+		"drop table a,":                                           nil,
+		"drop table":                                              nil,
+		"drop function f(a, b), g":                                nil,
+	} {
+		stmts, _ := Split(text)
+		s := stmts[len(stmts)-1]
+		require.Equal(t, want, s.Several, text)
+		if want != nil {
+			require.Regexp(t, `^(drop|DROP) [a-zA-Z ]* $`, text[s.Start:s.SeveralAt.At])
+			require.Regexp(t, `^( cascade)?$`, text[s.SeveralAt.At+s.SeveralAt.Len:])
+		}
+	}
+}
