@@ -263,6 +263,9 @@ func (s *captureStream) heldOpen(t *capturedTxn) error {
 	}
 	t.told = true
 	t.flags |= mtm.PayloadStreamed
+	if err := s.withOrder(t.open, t); err != nil {
+		return err
+	}
 	p, err := t.finish()
 	t.out = nil
 	if err != nil {
@@ -323,6 +326,7 @@ func (s *captureStream) row(subxid uint32, kind byte, body []byte) error {
 		return fmt.Errorf("change of unknown relation %d: %w", id, pgoutput.ErrMalformed)
 	}
 	t.local = t.local || rel.localList
+	t.named = t.named || rel.name == "mtm.prepared"
 	if !rel.replicated {
 		return nil
 	}

@@ -37,7 +37,8 @@ type capturedTxn struct {
 	late    bool    // … and it changed something all the same
 
 	announced []byte // the message that announces what a user prepared
-	ordered   bool   // it orders what becomes of such a transaction
+	order     []byte // … that orders what becomes of such a transaction
+	named     bool   // it changed mtm.prepared, which clients cannot do by themselves
 }
 
 func newCapturedTxn(out *payloadWriter) *capturedTxn {
@@ -118,9 +119,8 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 		t.announced = slices.Clone(body)
 		return nil
 	case prefixUserFinish:
-		t.ordered = true
-		t.flags |= mtm.PayloadDDL
-		t.changes[subxid]++
+		t.order = slices.Clone(body)
+		return nil
 	case prefixRecovered:
 		t.origin = true
 		return nil

@@ -122,17 +122,31 @@ func (s *captureStream) userPrepared(t *capturedTxn, gid mtm.GID, lsn mtm.LSN) e
 
 // withUser is the announcement t with the user's changes before it. What only looks like an announcement is t.
 func (s *captureStream) withUser(gid mtm.GID, t *capturedTxn) (*capturedTxn, error) {
-	if t.ordered {
-		s.cfg.Catalog.Announces(gid)
+	if err := s.withOrder(gid, t); err != nil {
+		return t, err
 	}
 	user := s.user[gid]
-	if t.announced == nil || user == nil {
+	if t.announced == nil || !t.named || user == nil {
 		return t, nil
 	}
 	delete(s.user, gid)
 	user.flags |= t.flags | mtm.PayloadDDL
 	user.changes[0]++
 	return user, errors.Join(user.out.frame(0, 'M', t.announced), t.abort())
+}
+
+// withOrder adds the order to t that it gives. A client can write the message too, but not the row: his is left out.
+func (s *captureStream) withOrder(gid mtm.GID, t *capturedTxn) error {
+	if t.order == nil || !t.named {
+		return nil
+	}
+	if err := t.sendDDL(); err != nil {
+		return err
+	}
+	s.cfg.Catalog.Announces(gid)
+	t.flags |= mtm.PayloadDDL
+	t.changes[0]++
+	return t.out.frame(0, 'M', t.order)
 }
 
 // forgetUser: what a user prepared here is over.

@@ -20,6 +20,11 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 		s.inject(injDDLLike, roleOurs, text[:at], st.Target, text[at+like.Len:], like.Text)
 		return
 	}
+	if temporary && len(st.Several) > 0 {
+		at := st.SeveralAt.At - st.Start
+		s.inject(injDDLSeveral, roleOurs, text[:at], text[at+st.SeveralAt.Len:], arrayOf(st.Several))
+		return
+	}
 	if temporary && st.Target != "" {
 		s.inject(injDDLUnlessTemp, roleOurs, text, st.Target)
 		return
@@ -29,6 +34,15 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 		return
 	}
 	s.inject(injDDL, roleOurs, text)
+}
+
+// arrayOf is an array of texts, as PostgreSQL reads it.
+func arrayOf(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, t := range texts {
+		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(t) + `"`
+	}
+	return "{" + strings.Join(quoted, ",") + "}"
 }
 
 // pieces runs a Query of several statements, with transaction control or DDL among them, one statement after the other.
@@ -108,7 +122,7 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 		}
 		return s.commitPiece(ctx, st, age)
 	case st.Kind == statement.PrepareTx && tx == 'T':
-		stop, err := s.userPiece(ctx, st, implicit, age)
+		stop, err := s.userPiece(ctx, st, implicit)
 		return false, stop, err
 	case st.Kind == statement.PrepareTx:
 	case st.Kind == statement.Rollback && implicit:

@@ -21,6 +21,7 @@ const (
 	injDDL
 	injDDLUnlessTemp
 	injDDLLike
+	injDDLSeveral
 	injDDLExecute
 	injDDLEnd
 	injGuardOn
@@ -91,6 +92,11 @@ var injectedText = [injCount]string{
 		"JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid "+
 		"WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2::pg_catalog.text) AND c.relpersistence OPERATOR(pg_catalog.=) 't' "+
 		"AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped), $4::pg_catalog.text) OPERATOR(pg_catalog.||) $3::pg_catalog.text", 1),
+	// DROP of several, whose names $3 go between $1 and $2: the other nodes are told those that are not temporary.
+	injDDLSeveral: strings.Replace(ddlMessage, "$1::pg_catalog.text", "$1::pg_catalog.text OPERATOR(pg_catalog.||) COALESCE("+
+		"(SELECT pg_catalog.string_agg(n, ', ' ORDER BY i) FROM pg_catalog.unnest($3::pg_catalog.text[]) WITH ORDINALITY x (n, i) "+
+		"WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(x.n) "+
+		"AND c.relpersistence OPERATOR(pg_catalog.=) 't')), pg_catalog.array_to_string($3, ', ')) OPERATOR(pg_catalog.||) $2::pg_catalog.text", 1),
 	injDDLExecute: strings.Replace(ddlMessage, "'v', 1,", "'v', 1, 'prepared', $2::pg_catalog.text, 'prepare', ("+
 		"SELECT CASE WHEN from_sql THEN statement ELSE pg_catalog.format('PREPARE %I %s AS %s', name, CASE WHEN "+
 		"pg_catalog.cardinality(parameter_types) OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('(%s)', "+
@@ -123,7 +129,7 @@ var injectedText = [injCount]string{
 }
 
 var injectedName = [injCount]string{
-	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_like", "_mtm_ddl_execute",
+	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_like", "_mtm_ddl_several", "_mtm_ddl_execute",
 	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
 	"_mtm_open", "_mtm_immediate", "_mtm_patient", "_mtm_hold", "_mtm_ping", "_mtm_forbid", "_mtm_channels",
 }
@@ -139,7 +145,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels:
+	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels:
 		portal = ownPortal
 	}
 	name := injectedName[which]

@@ -232,17 +232,14 @@ func (s *session) userStep(ctx context.Context, m *meta) error {
 	return nil
 }
 
-// userPiece is PREPARE TRANSACTION among several statements. In a block that nobody began PostgreSQL takes it for a COMMIT.
-func (s *session) userPiece(ctx context.Context, st *statement.Statement, implicit bool, age uint64) (stop bool, err error) {
+// userPiece is PREPARE TRANSACTION among several statements. Of a block that nobody began PostgreSQL warns, and prepares it.
+func (s *session) userPiece(ctx context.Context, st *statement.Statement, implicit bool) (stop bool, err error) {
 	s.release(nil)
-	tag := "PREPARE TRANSACTION"
-	var failure *mtm.Error
-	open := false
 	if implicit {
 		s.warnNoBlock()
-		tag = "ROLLBACK"
-		failure, err = s.finish(ctx, age)
-	} else if open, failure, err = s.staysOpen(); open {
+	}
+	open, failure, err := s.staysOpen()
+	if open {
 		failure, err = s.forbidden(st)
 	} else if err == nil && failure == nil {
 		failure, err = s.prepareUser(ctx, st.GID)
@@ -254,7 +251,7 @@ func (s *session) userPiece(ctx context.Context, st *statement.Statement, implic
 		s.release(appendError(nil, 'E', "ERROR", failure))
 		return true, s.rollback()
 	}
-	s.release(appendComplete(nil, tag))
+	s.release(appendComplete(nil, "PREPARE TRANSACTION"))
 	return false, nil
 }
 

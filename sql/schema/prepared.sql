@@ -66,6 +66,7 @@ BEGIN
             DETAIL = format('PostgreSQL does not have "%s" any more; somebody ended it there.', x.gid);
     END IF;
     UPDATE mtm.prepared p SET commits = finish_prepared.commits WHERE p.name = x.name;
+    PERFORM set_config('mtm.ddl_nested', 'on', true); -- the other nodes must hear of it, whoever calls this
     PERFORM pg_logical_emit_message(true, 'mtm.finish',
         json_build_object('v', 1, 'gid', x.gid, 'commits', finish_prepared.commits)::text);
 END $$;

@@ -217,13 +217,18 @@ func classifyTransaction(w words, s *Statement) {
 	}
 }
 
-// plainLiteral is the value of a string constant without escapes.
+// plainLiteral is the value of a string constant without escapes. That a backslash is none elsewhere is for who splits to know.
 func plainLiteral(word string) (string, bool) {
-	word = strings.TrimPrefix(strings.TrimPrefix(word, "E"), "e")
+	if len(word) > 0 && word[0]|0x20 == 'e' {
+		if strings.Contains(word, `\`) {
+			return "", false
+		}
+		word = word[1:]
+	}
 	if tag, _, dollar := strings.Cut(strings.TrimPrefix(word, "$"), "$"); dollar && strings.HasPrefix(word, "$") && len(word) >= 2*len(tag)+4 {
 		return word[len(tag)+2 : len(word)-len(tag)-2], true
 	}
-	if len(word) < 2 || word[0] != '\'' || strings.Contains(word, `\`) {
+	if len(word) < 2 || word[0] != '\'' {
 		return "", false
 	}
 	inner := word[1 : len(word)-1]

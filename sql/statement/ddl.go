@@ -50,11 +50,35 @@ func classifyDDL(w words, s *Statement) {
 		}
 	}
 	s.Target = target(w, i)
+	if w.at(0) == t.Token_DROP && s.Target != "" {
+		s.several(w, i+1)
+	}
 	if w.at(0) == t.Token_CREATE && (w.at(i) == t.Token_TABLE || w.at(i) == t.Token_UNLOGGED) {
 		s.like(w)
 	}
 	if len(s.Target) > 8 && (hasTempSchema(s.Target)) {
 		s.Kind, s.Flags = TempDDL, Temporary
+	}
+}
+
+// several reads the names of a DROP, if there is more than one, from token i on.
+func (s *Statement) several(w words, i int) {
+	for w.at(i) == t.Token_IF_P || w.at(i) == t.Token_EXISTS || w.at(i) == t.Token_CONCURRENTLY {
+		i++
+	}
+	first, last := i, i
+	var names []string
+	for ; i < len(w.tokens); i = last + 2 {
+		for last = i; w.at(last+1) == '.' && last+2 < len(w.tokens); {
+			last += 2
+		}
+		names = append(names, w.text[w.tokens[i].start:w.tokens[last].end])
+		if w.at(last+1) != ',' {
+			break
+		}
+	}
+	if len(names) > 1 && last < len(w.tokens) {
+		s.Several, s.SeveralAt = names, Patch{At: w.tokens[first].start, Len: w.tokens[last].end - w.tokens[first].start}
 	}
 }
 

@@ -27,6 +27,9 @@ type Statement struct {
 	Hide []Patch
 	// Like is where CREATE TABLE says LIKE and the name of a table, which Target is, and no INCLUDING; its Text is that. Len is 0 otherwise.
 	Like Patch
+	// Several are the names in a DROP TABLE, VIEW, SEQUENCE or INDEX of more than one, as written, and SeveralAt is where they stand.
+	Several   []string
+	SeveralAt Patch
 	// Without is such a change for REFRESH MATERIALIZED VIEW CONCURRENTLY, which uses a temporary table: it is needed if that
 	// cannot be prepared.
 	Without []Patch

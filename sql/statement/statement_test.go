@@ -279,3 +279,50 @@ func TestChannelOfListen(t *testing.T) {
 	stmts, _ := Split("DO $$ begin LISTEN x; end $$")
 	require.True(t, stmts[0].Has(MayListen))
 }
+
+// The names of prepared transactions are read here, so they must be read as PostgreSQL does, or not at all.
+func TestNamesOfPreparedTransactions(t *testing.T) {
+	cache := NewCache(16)
+	for text, want := range map[string]string{
+		"prepare transaction 'x'":         "x",
+		"prepare transaction 'it''s'":     "it's",
+		"commit prepared ''":              "",
+		"rollback prepared $$a'b$$":       "a'b",
+		"rollback prepared $t$a$$b$t$":    "a$$b",
+		"commit prepared E'plain'":        "plain",
+		`commit prepared 'a\b'`:           `a\b`,
+		"prepare transaction /* c */ 'y'": "y",
+	} {
+		stmts, ok := cache.Split(text)
+		require.True(t, ok, text)
+		require.NotEqual(t, Refused, stmts[0].Kind, text)
+		require.Equal(t, want, stmts[0].GID, text)
+	}
+	for _, text := range []string{`prepare transaction E'a\'b'`, `commit prepared U&'d\0061t'`, "prepare transaction 'a'\n'b'"} {
+		stmts, ok := cache.Split(text)
+		require.True(t, ok, text)
+		require.Equal(t, Refused, stmts[0].Kind, text)
+	}
+	stmts, ok := cache.Split("prepare transaction as select 1")
+	require.True(t, ok)
+	require.Equal(t, Session, stmts[0].Kind)
+}
+
+func TestSeveral(t *testing.T) {
+	for text, want := range map[string][]string{
+		`select 1; drop table if exists a, "B,""c" , s.t cascade`: {"a", `"B,""c"`, "s.t"},
+		"DROP INDEX CONCURRENTLY a,b":                             {"a", "b"},
+		"drop table a":                                            nil,
+		"drop table a,":                                           nil,
+		"drop table":                                              nil,
+		"drop function f(a, b), g":                                nil,
+	} {
+		stmts, _ := Split(text)
+		s := stmts[len(stmts)-1]
+		require.Equal(t, want, s.Several, text)
+		if want != nil {
+			require.Regexp(t, `^(drop|DROP) [a-zA-Z ]* $`, text[s.Start:s.SeveralAt.At])
+			require.Regexp(t, `^( cascade)?$`, text[s.SeveralAt.At+s.SeveralAt.Len:])
+		}
+	}
+}

@@ -28,6 +28,7 @@ func TestWhatUsersPrepare(t *testing.T) {
 		{"it is seen, and locked, on every node", heldEverywhere},
 		{"who may end it, and how it is refused", heldRefusals},
 		{"of two orders one is carried out", heldRace},
+		{"a client cannot forge an order", heldForged},
 		{"locks that do not travel stop nobody", heldLocks},
 		{"it outlives its session and its node", heldOutlivesNode},
 		{"a node that was away has it prepared", heldRecovered},
@@ -319,4 +320,28 @@ func (l *load) cleanAll(t testing.TB, c *testcluster.Cluster) {
 		}
 		return err
 	})
+}
+
+// heldForged: what the nodes tell one another of prepared transactions a client can write too. It does nothing.
+func heldForged(t *testing.T, c *testcluster.Cluster) {
+	prepareAs(t, c.Node(1), "forged", "INSERT INTO held VALUES (40, 'forty')")
+	gid := prepared(t, c.Node(1).ConnectPg())[0]
+	db := c.Node(2).Connect()
+	execSQL(t, db, "CREATE ROLE held_c; GRANT ALL ON held TO held_c; SET ROLE held_c")
+	for _, prefix := range []string{"mtm.finish", "mtm.prepare"} {
+		execSQL(t, db, "BEGIN")
+		execSQL(t, db, "UPDATE held SET v = 'forger' WHERE id = 118")
+		execSQL(t, db, fmt.Sprintf(`SELECT pg_logical_emit_message(true, '%s', '{"v":1,"gid":"%s","commits":true,"name":"y","owner":"y","prepared":"now"}')`, prefix, gid))
+		execSQL(t, db, "COMMIT")
+	}
+	require.Equal(t, "42501", stateOf(t, db, "SELECT mtm.finish_prepared('forged', true)"))
+	require.Equal(t, "42501", stateOf(t, db, "UPDATE mtm.prepared SET commits = true"))
+	for _, n := range c.Nodes() {
+		require.Contains(t, holds(t, n), "forged ")
+	}
+	owner := c.Node(3).Connect()
+	execSQL(t, owner, "SELECT mtm.finish_prepared('forged', true)") // as good as COMMIT PREPARED
+	for _, n := range c.Nodes() {
+		require.Equal(t, "forty", one[string](t, n.Connect(), "SELECT v FROM held WHERE id = 40"))
+	}
 }
