@@ -158,6 +158,7 @@ func soak(t *testing.T, o testcluster.Options, limit time.Duration, seed uint64)
 		options.Only = strings.Split(text, ",")
 	}
 	l, b, r := newLoad(t, c, 2), newBulk(t, c, 1000), newRegisters(t, c)
+	l.users = true
 	options.Relief = func() { l.finish(); b.finish(); r.finish() }
 	in, err := faults.New(t.Context(), options)
 	require.NoError(t, err)
