@@ -24,3 +24,15 @@ func TestClientsWaitDuringASwitch(t *testing.T) {
 	excluded.Generation.Members = mtm.Nodes(2, 3)
 	require.ErrorContains(t, refusalOf(excluded, false), "57P03")
 }
+
+func TestWhoChangesGenerationsLetsClientsWait(t *testing.T) {
+	all := mtm.Nodes(1, 2, 3)
+	s := coordinator.Status{
+		ID: 1, Status: mtm.StatusRecovery, Connected: mtm.Nodes(1, 2), Generation: mtm.Generation{Num: 2, Members: mtm.Nodes(1, 2), Configured: all},
+	}
+	require.Nil(t, refusalOf(s, false))
+	s.Donor = 2
+	require.Equal(t, mtm.CodeCannotConnect, refusalOf(s, false).Code, "it has to catch up")
+	s.Donor, s.Connected = 0, mtm.Nodes(1)
+	require.Equal(t, mtm.CodeCannotConnect, refusalOf(s, false).Code, "it is alone")
+}
