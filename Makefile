@@ -6,8 +6,10 @@ LDFLAGS  = -X main.version=$(VERSION)
 
 MINUTES ?= 10
 NODES   ?=
+AWAY    ?= 60s
+MIB     ?=
 
-.PHONY: help build test test-matrix demo bench sim soak fmt proto deps clean
+.PHONY: help build test test-matrix demo bench sim soak away fmt proto deps clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +38,9 @@ sim: ## simulate SEEDS seeds: crashes and cuts, elections and recovery, members,
 soak: deps ## random faults on real clusters for MINUTES each: NODES=3, or NODES=2+1, or both; SEED= repeats a choice
 	@MTM_SOAK=$(MINUTES)m MTM_SOAK_SEED=$(SEED) MTM_KEEP=1 $(GO) test ./testcluster/scenario -count=1 -v -timeout 0 \
 		-run 'TestSoak$(if $(NODES),/$(if $(filter 2%,$(NODES)),two,three))'
+
+away: deps ## a node comes back under full load after AWAY=60s, or after MIB= of changes that it missed
+	@MTM_AWAY=$(AWAY) MTM_AWAY_MIB=$(MIB) MTM_KEEP=1 $(GO) test ./testcluster/scenario -count=1 -v -timeout 0 -run 'TestAway$$'
 
 fmt: ## format the code
 	gofmt -w $$(git ls-files '*.go')

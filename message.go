@@ -105,7 +105,19 @@ type Heartbeat struct {
 	Donors     NodeSet // of Gen
 	LastOnline uint64
 	Connected  NodeSet // whom the sender hears, itself counted
+	Leave      Leave
 }
+
+// Leave is how far a node that is being stopped has come, or, of the others, what they do about it.
+type Leave uint8
+
+// The steps of leaving.
+const (
+	Staying Leave = iota
+	Leaving       // it begins nothing new, and waits until nothing that it takes part in is under way
+	Drained       // of another node: somebody is leaving, and nothing of the sender's own is under way
+	Left          // it has given its lease back, and answers no read any more in this life
+)
 
 // HeartbeatAck gives the sender of a heartbeat a lease: the answerer votes for no generation without it until the
 // lease has run out.

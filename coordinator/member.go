@@ -182,7 +182,9 @@ func (n *Node) setOutcome(t *txn, commit bool) {
 	t.attempt = nil
 	t.retryAt, t.backoff = n.now+n.cfg.Retransmit, n.cfg.Retransmit
 	if !t.payload.Has(mtm.PayloadEmpty) {
-		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit, Firm: commit && n.m != nil})
+		// What is open and accepted would be prepared again after a crash, from a payload that is dropped when it is aborted.
+		firm := commit && n.m != nil || t.open && !t.accepted.IsZero()
+		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit, Firm: firm})
 	}
 	n.finish(t)
 }

@@ -19,6 +19,7 @@ type Config struct {
 	ResolveAfter uint64 // from the loss of an origin to the first ballot; default 200
 	ForgetEvery  uint64 // between two Forget messages; default 200
 	RecoverAfter uint64 // silence of a donor after which another is asked; default 1000
+	LeaveAfter   uint64 // how long a node that is being stopped waits for commits under way; default 150
 	Plant        Plant  // faults planted by tests; none in production
 
 	// Elections lets the generation change. Without it Generation is in force for ever, and every node is online.
@@ -42,6 +43,7 @@ type Plant struct {
 	AnyBase         bool // see generations.Config
 	NoConfirm       bool // precommit what a session holds open without asking whether it does
 	EarlyDecide     bool // … and let members commit it before its origin has
+	ServeOn         bool // answer reads after the lease was given back
 	CopyDonor       bool // be a donor for who lacks what this node began with
 }
 
@@ -56,6 +58,7 @@ func (c Config) withDefaults() Config {
 	def(&c.ResolveAfter, 200)
 	def(&c.ForgetEvery, 200)
 	def(&c.RecoverAfter, 1000)
+	def(&c.LeaveAfter, 150)
 	c.MaxInFlight = max(c.MaxInFlight, 1)
 	return c
 }
@@ -95,6 +98,10 @@ type Node struct {
 	asked       uint64 // streams so far
 	pending     []pendingTxn
 	capture     captureState
+	leavers     mtm.NodeSet           // members that are being stopped
+	leaving     bool                  // this node is
+	leaveBy     uint64                // it waits no longer for the next step
+	gone        bool                  // it has told so
 	recoverAt   uint64                // the last ApplyRecovered.At that was given
 	have        map[mtm.NodeID]spans  // per origin: recovered, and in PostgreSQL
 	established bool                  // during a tick: nobody outside the members can answer reads
@@ -183,8 +190,14 @@ func (n *Node) Step(ev Event) {
 		if n.m != nil {
 			n.m.Drop(ev.Node)
 		}
+	case Leave:
+		n.beginLeaving()
 	}
 	n.turn()
+	if n.started {
+		n.driveLeave()
+		n.turn()
+	}
 }
 
 func (n *Node) receive(m mtm.Message) {

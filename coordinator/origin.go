@@ -48,7 +48,7 @@ func (n *Node) limit() int {
 // checkGate opens the gate when every member is in reach, and closes it when one is not.
 func (n *Node) checkGate() {
 	missing := n.gen.Members.Minus(n.up())
-	may := n.started && missing == 0 && n.online()
+	may := n.started && missing == 0 && n.online() && !n.leaving && n.leavers == 0
 	switch {
 	case may && !n.gateOpen:
 		n.openGate()
@@ -56,6 +56,12 @@ func (n *Node) checkGate() {
 		n.gateOpen = false
 		n.closes++
 		why := fmt.Sprintf("Nodes %v are out of reach.", missing)
+		if missing == 0 {
+			why = fmt.Sprintf("Nodes %v are being stopped.", n.leavers)
+		}
+		if n.leaving {
+			why = "This node is being stopped."
+		}
 		if !n.online() {
 			why = fmt.Sprintf("The cluster moved on to %v.", n.gen)
 		}

@@ -117,6 +117,11 @@ type TellOutcome struct {
 // until all of it is decoded, and hold its rows everywhere meanwhile. Let the slot go on from here. → Recaptured, in a while.
 type Recapture struct{}
 
+// Gone: this node has left the others, or as far as it could, and its process may end. It comes once, after Leave. No event comes
+// back.
+type Gone struct{}
+
+func (Gone) action()           {}
 func (Recapture) action()      {}
 func (StreamJournal) action()  {}
 func (StreamAcked) action()    {}
@@ -245,6 +250,11 @@ type DropNode struct {
 	Node mtm.NodeID
 }
 
+// Leave: this node is being stopped. It finishes what is being committed, gives its lease back, and lets the others elect a
+// generation without it. → Gone.
+type Leave struct{}
+
+func (Leave) event()      {}
 func (Recaptured) event() {}
 func (Recovered) event()  {}
 func (DropNode) event()   {}

@@ -19,7 +19,7 @@ func (n *Node) startMachine() {
 	}
 	cfg := generations.Config{
 		ID: n.cfg.ID, Initial: n.cfg.Generation, Heartbeat: n.cfg.Heartbeat, Lease: n.cfg.Lease, Silence: n.cfg.Silence,
-		Referee: n.cfg.Referee, Life: n.cfg.Incarnation, AnyBase: n.cfg.Plant.AnyBase,
+		Referee: n.cfg.Referee, Life: n.cfg.Incarnation, AnyBase: n.cfg.Plant.AnyBase, ServeOn: n.cfg.Plant.ServeOn,
 	}
 	first := n.saved.Gen.Num == 0
 	n.m = generations.New(cfg, n.saved, n.now)
@@ -125,7 +125,7 @@ func (n *Node) idle() bool {
 
 // advance brings a node that is not online nearer to it; it reports whether it became online.
 func (n *Node) advance() bool {
-	if !n.started || n.dropped() {
+	if !n.started || n.dropped() || n.leaving {
 		return false
 	}
 	if !n.complete() {

@@ -237,6 +237,8 @@ func (s *stage) command(d *datadriven.TestData) {
 		s.step(id, RefereeSaid{Answer: argAnswer(d)})
 	case "recovered":
 		s.step(id, Recovered{At: uint64(argInt(d, "at", 0))})
+	case "leave":
+		s.step(id, Leave{})
 	case "recaptured":
 		s.step(id, Recaptured{Prepared: argGIDs(d, "prepared")})
 	case "stream":
@@ -477,6 +479,8 @@ func describe(v any) string {
 		return fmt.Sprintf("ApplyRecovered %s at %d", v.GID, v.At)
 	case Recapture:
 		return "Recapture"
+	case Gone:
+		return "Gone"
 	case AskReferee:
 		return fmt.Sprintf("AskReferee: %v", v.Request)
 	case TellOutcome:

@@ -11,6 +11,7 @@
 //   - V3: it does not vote for a generation without a node whose heartbeat it acknowledged within the last lease, and
 //     for none at all within a lease of its own start (it forgot whom it had acknowledged). So when a generation is
 //     elected, whoever it excludes answers no reads any more (S7).
+//     A lease that its holder has given back is over (leave.go).
 //     Nor does it give a lease, while it stays in its generation, to whom any of its votes excludes, were it the vote
 //     before the last: a candidate that was frozen may win with old votes.
 //   - V4: a node that voted for n never becomes online below n (S6).

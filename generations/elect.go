@@ -17,7 +17,7 @@ func (m *Machine) Tick(now uint64) {
 		m.failed(60) // too late, or the peer is back before the referee has answered
 	}
 	m.tellReferee()
-	if m.campaign == nil && m.now >= m.retryAt && !m.held {
+	if m.campaign == nil && m.now >= m.retryAt && !m.held && (m.leave == mtm.Staying || m.leave == mtm.Drained) {
 		m.maybeCampaign()
 	}
 }
@@ -62,13 +62,19 @@ func (m *Machine) Receive(from mtm.NodeID, b mtm.Body) bool {
 }
 
 func (m *Machine) onHeartbeat(from mtm.NodeID, p *peer, b mtm.Heartbeat) {
+	before := mtm.Staying
+	if p.hasBeaten {
+		before = p.beat.Leave
+	}
 	p.beat, p.hasBeaten = b, true
+	m.heardLeave(p, b, before)
 	m.highest = max(m.highest, b.Gen.Num)
 	m.learn(b.Gen, b.Donors)
-	if b.Gen.Num != m.st.Gen.Num || !m.st.Gen.Members.Has(from) || m.excluding(from) {
+	if b.Gen.Num != m.st.Gen.Num || !m.st.Gen.Members.Has(from) || m.excluding(from) || b.Leave == mtm.Left {
 		return // V3: no lease for whom a newer generation excludes, or one that is voted or asked for
 	}
 	p.promised = m.now + m.cfg.promise()
+	p.life, p.hasLife = b.Sent>>lifeShift, true
 	m.send(from, mtm.HeartbeatAck{Sent: b.Sent})
 }
 
@@ -119,7 +125,7 @@ func (m *Machine) consider(from mtm.NodeID, g mtm.Generation) {
 		if !m.leasesOver(g) {
 			return // asked again at the next tick
 		}
-		m.st.Vote, m.votedAt = g, m.now
+		m.st.Vote, m.votedAt, m.votedFor = g, m.now, from
 		m.st.Barred = m.st.Barred.Union(g.Configured.Union(m.st.Gen.Configured).Minus(g.Members))
 		if g.Configured != m.st.Gen.Configured {
 			m.st.Barred = m.st.Barred.With(m.cfg.ID) // no referee: see alone
@@ -185,6 +191,9 @@ func (m *Machine) maybeCampaign() {
 	}
 	if !clique.Has(m.cfg.ID) {
 		return
+	}
+	if m.st.Vote.Num > g.Num && m.votedFor != m.cfg.ID && m.now < m.votedAt+2*m.cfg.Heartbeat && clique.Has(m.votedFor) {
+		return // the one that it voted for is about to win: two elections in a row cost the slower node a recovery
 	}
 	members := g.Members.Intersect(clique).With(m.cfg.ID)
 	lost := g.Members.Has(m.cfg.ID) && !clique.Contains(g.Members)

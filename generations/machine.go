@@ -6,6 +6,7 @@ import "mtm"
 type Config struct {
 	ID        mtm.NodeID
 	AnyBase   bool           // a fault for tests: changes do not look whether anybody is online
+	ServeOn   bool           // a fault for tests: who gave its lease back keeps it
 	Life      uint64         // of this process: differs from those of its earlier lives
 	Initial   mtm.Generation // the first generation, in which every member is online
 	Heartbeat uint64         // between two heartbeats; default 50
@@ -51,13 +52,15 @@ type Machine struct {
 	highest   uint64                        // highest number heard of
 	beatAt    uint64
 	votedAt   uint64
-	retryAt   uint64 // not to campaign before
-	caughtUp  bool   // has nearly everything: may ask to be a member again
-	campaigns uint64 // how many were begun, to spread them
-	failures  uint64 // how many of them failed, since the last that was won
+	votedFor  mtm.NodeID // in this life, last
+	retryAt   uint64     // not to campaign before
+	caughtUp  bool       // has nearly everything: may ask to be a member again
+	campaigns uint64     // how many were begun, to spread them
+	failures  uint64     // how many of them failed, since the last that was won
 	probe     probing
 
 	held     bool       // the operator wants no elections
+	leave    mtm.Leave  // this node is being stopped, or another is
 	dropping mtm.NodeID // this node wants it to be configured no more; 0: none
 }
 
@@ -68,6 +71,8 @@ type peer struct {
 	acked     uint64 // when we sent the newest heartbeat that it acknowledged
 	hasAcked  bool
 	promised  uint64 // until when we keep to the lease we gave it
+	life      uint64 // of its process, to which we gave the lease
+	hasLife   bool
 	beat      mtm.Heartbeat
 	hasBeaten bool
 }
@@ -185,7 +190,7 @@ func (m *Machine) PeerDown(id mtm.NodeID) {
 func (m *Machine) Connected() mtm.NodeSet {
 	s := mtm.Nodes(m.cfg.ID)
 	for id, p := range m.peers {
-		if p.up && m.now-p.heard < m.cfg.Silence {
+		if p.up && m.now-p.heard < m.cfg.Silence && !p.leaves(mtm.Left) {
 			s = s.With(id)
 		}
 	}
@@ -199,7 +204,7 @@ func (m *Machine) OnlinePeers() mtm.NodeSet {
 		s = s.With(m.cfg.ID)
 	}
 	for id, p := range m.peers {
-		if p.hasBeaten && p.beat.Gen.Num == m.st.Gen.Num && p.beat.LastOnline == m.st.Gen.Num && m.st.Gen.Members.Has(id) {
+		if p.hasBeaten && p.beat.Gen.Num == m.st.Gen.Num && p.beat.LastOnline == m.st.Gen.Num && m.st.Gen.Members.Has(id) && !p.leaves(mtm.Left) {
 			s = s.With(id)
 		}
 	}
@@ -229,7 +234,7 @@ func (m *Machine) Behind() bool {
 
 // LeaseEnd is until when, by Tick's clock, this node may answer reads (L1); 0 when it has no lease.
 func (m *Machine) LeaseEnd() uint64 {
-	if !m.Online() {
+	if !m.Online() || m.leave == mtm.Left && !m.cfg.ServeOn {
 		return 0
 	}
 	if m.Sole() {
@@ -295,7 +300,7 @@ func (m *Machine) others() []mtm.NodeID {
 func (m *Machine) beat() {
 	for _, id := range m.others() {
 		if m.peers[id].up {
-			m.send(id, mtm.Heartbeat{Sent: m.stamp(), Gen: m.st.Gen, Donors: m.st.Donors, LastOnline: m.st.LastOnline, Connected: m.Connected()})
+			m.send(id, mtm.Heartbeat{Sent: m.stamp(), Gen: m.st.Gen, Donors: m.st.Donors, LastOnline: m.st.LastOnline, Connected: m.Connected(), Leave: m.leave})
 		}
 	}
 	m.beatAt = m.now + m.cfg.Heartbeat

@@ -68,7 +68,7 @@ func (m *Machine) RefereeSaid(a mtm.RefereeAnswer) {
 			break
 		}
 		m.probe.fresh = m.now + 4*m.cfg.promise()
-		if m.campaign == nil && m.now >= m.retryAt {
+		if m.campaign == nil && m.now >= m.retryAt && (m.leave == mtm.Staying || m.leave == mtm.Drained) {
 			m.maybeCampaign()
 		}
 	case mtm.RefereeGrant:

@@ -44,6 +44,11 @@ func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
 			return nil, nil
 		}
 		if lag != unknownLag {
+			// A slot is made only when all that is prepared has ended, and users may take their time.
+			if users, err := usersPrepared(ctx, conn); err != nil || users > 0 {
+				c.cfg.Log.Info("the slot cannot be replaced, for users have prepared transactions", "bytes", lag, "transactions", users)
+				return nil, err
+			}
 			done, err := c.replace(ctx, conn)
 			if done {
 				if err := c.dropOld(ctx); err != nil {
@@ -58,6 +63,17 @@ func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
 			return nil, err
 		}
 	}
+}
+
+// usersPrepared counts what is prepared and none of the cluster's own.
+func usersPrepared(ctx context.Context, conn *pgconn.PgConn) (n int, err error) {
+	rows, err := query(ctx, conn, "SELECT gid FROM pg_prepared_xacts")
+	for _, row := range rows {
+		if _, ours := mtm.ParseGID(string(row[0])); !ours {
+			n++
+		}
+	}
+	return n, err
 }
 
 const unknownLag = int64(1) << 62
@@ -159,10 +175,15 @@ func (c *Capture) choose(ctx context.Context, conn *pgconn.PgConn) (string, erro
 	if err != nil {
 		return "", err
 	}
+	var stale []*capturedTxn
 	c.mu.Lock()
 	if c.from > 0 {
 		c.acked, c.delivered, c.idle = max(c.acked, c.from), max(c.delivered, c.from), max(c.idle, c.from)
 		clear(c.expected)
+		for gid, t := range c.user { // it has ended, or there would be no new slot
+			delete(c.user, gid)
+			stale = append(stale, t)
+		}
 		c.from = 0
 	}
 	old := ""
@@ -174,6 +195,11 @@ func (c *Capture) choose(ctx context.Context, conn *pgconn.PgConn) (string, erro
 	}
 	slot := c.slot
 	c.mu.Unlock()
+	for _, t := range stale {
+		if err := t.abort(); err != nil {
+			c.cfg.Log.Warn("could not remove a spill file", keyError, err)
+		}
+	}
 	if old != "" {
 		if err := run(ctx, conn, fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", slotName(old))); err != nil {
 			c.cfg.Log.Warn("the old slot cannot be dropped yet", keyError, err)

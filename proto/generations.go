@@ -13,7 +13,7 @@ func encodeGenerations(p *mtmpb.Message, body mtm.Body) {
 	switch b := body.(type) {
 	case mtm.Heartbeat:
 		p.Body = &mtmpb.Message_Beat{Beat: &mtmpb.Beat{Sent: b.Sent, Gen: encodeGeneration(b.Gen), Donors: uint64(b.Donors),
-			LastOnline: b.LastOnline, Connected: uint64(b.Connected)}}
+			LastOnline: b.LastOnline, Connected: uint64(b.Connected), Leave: uint32(b.Leave)}}
 	case mtm.HeartbeatAck:
 		p.Body = &mtmpb.Message_BeatAck{BeatAck: &mtmpb.BeatAck{Sent: b.Sent}}
 	case mtm.Campaign:
@@ -43,7 +43,7 @@ func (d *decoder) generations(p *mtmpb.Message) mtm.Body {
 	switch b := p.GetBody().(type) {
 	case *mtmpb.Message_Beat:
 		return mtm.Heartbeat{Sent: b.Beat.GetSent(), Gen: d.generation(b.Beat.GetGen()), Donors: d.nodes(b.Beat.GetDonors()),
-			LastOnline: b.Beat.GetLastOnline(), Connected: d.nodes(b.Beat.GetConnected())}
+			LastOnline: b.Beat.GetLastOnline(), Connected: d.nodes(b.Beat.GetConnected()), Leave: d.leave(b.Beat.GetLeave())}
 	case *mtmpb.Message_BeatAck:
 		return mtm.HeartbeatAck{Sent: b.BeatAck.GetSent()}
 	case *mtmpb.Message_Campaign:
@@ -177,6 +177,13 @@ func (d *decoder) fate(n uint32) mtm.Fate {
 		d.note(fmt.Errorf("fate %d is unknown", n))
 	}
 	return mtm.Fate(n)
+}
+
+func (d *decoder) leave(n uint32) mtm.Leave {
+	if n > uint32(mtm.Left) {
+		d.note(fmt.Errorf("step %d of leaving is unknown", n))
+	}
+	return mtm.Leave(n)
 }
 
 // nodes decodes a set of nodes, by the rule for those of a generation.

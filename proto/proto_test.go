@@ -42,7 +42,7 @@ var bodies = []mtm.Body{
 	mtm.Wound{GID: gid, For: mtm.GID{Origin: 1}},
 	mtm.Forget{Upto: 5},
 	mtm.Forget{Upto: 5, Gen: 2},
-	mtm.Heartbeat{Sent: 1, Gen: gen, Donors: mtm.Nodes(2), LastOnline: 4, Connected: mtm.Nodes(1, 2)},
+	mtm.Heartbeat{Sent: 1, Gen: gen, Donors: mtm.Nodes(2), LastOnline: 4, Connected: mtm.Nodes(1, 2), Leave: mtm.Left},
 	mtm.HeartbeatAck{Sent: 1},
 	mtm.Campaign{Gen: gen},
 	mtm.CampaignVote{Gen: gen, OK: true, LastOnline: 4, Highest: 6},

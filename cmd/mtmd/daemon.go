@@ -38,6 +38,7 @@ type daemon struct {
 	joined     chan struct{} // a cluster was made: leave the first phase
 	clientCert *certFile     // nil: no TLS to clients
 	current    atomic.Pointer[life]
+	stopping   atomic.Bool
 	adding     sync.Mutex                            // while this node is being added
 	copies     sync.Map                              // of this node that are under way: *heldCopy by name
 	keeping    chan *heldCopy                        // on their way to keepCopies
@@ -52,6 +53,7 @@ type life struct {
 	finishes *finishes
 	status   atomic.Pointer[coordinator.Status]
 	referee  *judge
+	gone     chan struct{} // closed: the others do without this node
 }
 
 func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
@@ -75,8 +77,41 @@ func (d *daemon) close() {
 	}
 }
 
-// Run serves until ctx ends, or until it cannot go on.
-func (d *daemon) Run(ctx context.Context) error {
+// Run serves until ctx ends, or until it cannot go on. At the end of ctx it first leaves the others in an orderly way.
+func (d *daemon) Run(ctx context.Context) error { return d.serve(d.outlive(ctx)) }
+
+// outlive gives a context that ends when ctx has ended and this node has left the others.
+func (d *daemon) outlive(ctx context.Context) context.Context {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		defer cancel()
+		d.depart()
+	})
+	return inner
+}
+
+// departLimit bounds an orderly leave; the brain gives up earlier.
+const departLimit = time.Second
+
+// depart leaves the others: what is being committed is finished, the lease is given back, and they go on without this node.
+func (d *daemon) depart() {
+	l := d.current.Load()
+	if l == nil {
+		return
+	}
+	d.stopping.Store(true)
+	d.gate.lease.refuse(stopping)
+	d.mail.post(coordinator.Leave{})
+	select {
+	case <-l.gone:
+	case <-time.After(departLimit):
+		d.log.Warn("the other nodes have not gone on without this node yet; stopping all the same")
+	}
+}
+
+var stopping = &mtm.Error{Code: mtm.CodeAdminShutdown, Msg: "terminating connection due to administrator command"}
+
+func (d *daemon) serve(ctx context.Context) error {
 	cluster, err := d.loadCluster()
 	if err != nil {
 		return err
@@ -86,10 +121,7 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	stopping := context.AfterFunc(ctx, func() {
-		d.gate.lease.refuse(&mtm.Error{Code: mtm.CodeAdminShutdown, Msg: "terminating connection due to administrator command"})
-	})
-	defer stopping()
+	defer context.AfterFunc(ctx, func() { d.gate.lease.refuse(stopping) })()
 	if d.cfg.HTTPListen != "" {
 		l, err := net.Listen("tcp", d.cfg.HTTPListen)
 		if err != nil {
@@ -300,13 +332,13 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	if err != nil {
 		return err
 	}
-	l := &life{queue: queue, referee: judge, finishes: &finishes{to: finisher, open: d.gate.end}}
+	l := &life{gone: make(chan struct{}), queue: queue, referee: judge, finishes: &finishes{to: finisher, open: d.gate.end}}
 	sink.finishes = l.finishes
 	d.gate.holds.finished = l.finishes.finished
 	l.roster = newRoster(d, cluster, queue, l.status.Load)
 	sink.roster = l.roster
 	renew := newRenewer(capture.Renew, d.mail.post, d.log)
-	acts := &actor{renew: renew, capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, gateway: d.gateway, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
+	acts := &actor{renew: renew, gone: sync.OnceFunc(func() { close(l.gone) }), capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, gateway: d.gateway, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
@@ -332,7 +364,9 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 
 // onStatus tells operators, and lets clients in or turns them away. was is nil at first.
 func (d *daemon) onStatus(was *coordinator.Status, s coordinator.Status) {
-	d.gate.lease.refuse(refusalOf(s, d.cfg.Referee != ""))
+	if !d.stopping.Load() {
+		d.gate.lease.refuse(refusalOf(s, d.cfg.Referee != ""))
+	}
 	progress := s
 	progress.Behind, progress.InDoubt = 0, nil
 	if was != nil {

@@ -107,6 +107,7 @@ type actor struct {
 	streams   *journal.Streamer
 	referee   *judge
 	renew     *renewer
+	gone      func()
 	log       *slog.Logger
 }
 
@@ -147,6 +148,8 @@ func (a *actor) act(action coordinator.Action) {
 		a.streams.TellOutcome(x)
 	case coordinator.Recapture:
 		a.renew.want()
+	case coordinator.Gone:
+		a.gone()
 	}
 }
 

@@ -2127,6 +2127,7 @@ type Beat struct {
 	Donors        uint64                 `protobuf:"varint,3,opt,name=donors,proto3" json:"donors,omitempty"`
 	LastOnline    uint64                 `protobuf:"varint,4,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
 	Connected     uint64                 `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
+	Leave         uint32                 `protobuf:"varint,6,opt,name=leave,proto3" json:"leave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2192,6 +2193,13 @@ func (x *Beat) GetLastOnline() uint64 {
 func (x *Beat) GetConnected() uint64 {
 	if x != nil {
 		return x.Connected
+	}
+	return 0
+}
+
+func (x *Beat) GetLeave() uint32 {
+	if x != nil {
+		return x.Leave
 	}
 	return 0
 }
@@ -4073,14 +4081,15 @@ const file_mtm_proto_rawDesc = "" +
 	"\x03for\x18\x02 \x01(\v2\v.mtm.v1.GIDR\x03for\".\n" +
 	"\x06Forget\x12\x12\n" +
 	"\x04upto\x18\x01 \x01(\x04R\x04upto\x12\x10\n" +
-	"\x03gen\x18\x02 \x01(\x04R\x03gen\"\x97\x01\n" +
+	"\x03gen\x18\x02 \x01(\x04R\x03gen\"\xad\x01\n" +
 	"\x04Beat\x12\x12\n" +
 	"\x04sent\x18\x01 \x01(\x04R\x04sent\x12$\n" +
 	"\x03gen\x18\x02 \x01(\v2\x12.mtm.v1.GenerationR\x03gen\x12\x16\n" +
 	"\x06donors\x18\x03 \x01(\x04R\x06donors\x12\x1f\n" +
 	"\vlast_online\x18\x04 \x01(\x04R\n" +
 	"lastOnline\x12\x1c\n" +
-	"\tconnected\x18\x05 \x01(\x04R\tconnected\"\x1d\n" +
+	"\tconnected\x18\x05 \x01(\x04R\tconnected\x12\x14\n" +
+	"\x05leave\x18\x06 \x01(\rR\x05leave\"\x1d\n" +
 	"\aBeatAck\x12\x12\n" +
 	"\x04sent\x18\x01 \x01(\x04R\x04sent\"0\n" +
 	"\bCampaign\x12$\n" +

@@ -93,6 +93,12 @@ func (s *session) permit(ctx context.Context, age uint64) *mtm.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.abort = nil
+	if err != nil && s.doomed && s.cause != nil {
+		e := s.cause
+		s.cause, s.doomed = nil, false
+		s.noteLoss(e, s.age)
+		return e
+	}
 	if err != nil {
 		return asError(err)
 	}

@@ -74,6 +74,9 @@ func (s *session) doom(rival Rival) bool {
 		if ok && !s.doomed && !s.spared(rival) {
 			s.cause, s.doomed, s.lostTo = cause, true, rival.GID
 			s.srv.count.doomed.Add(1)
+			if s.abort != nil {
+				s.abort() // it waits for a permit, and holds its rows meanwhile: whoever wants them may be what the gate waits for
+			}
 			s.wake()
 		}
 		s.mu.Unlock()

@@ -419,6 +419,36 @@ func TestClientGoneWhileItsCommitWaits(t *testing.T) {
 	require.Equal(t, 0, h.direct(t, "select count(*) from t"))
 }
 
+func TestWhoWaitsForAPermitIsNoObstacle(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	cause := mtm.Conflict("a transaction of node 2 was first")
+	conn := h.connect(t, pgx.QueryExecModeExec)
+	asked := make(chan struct{})
+	h.fake.mu.Lock()
+	h.fake.onPermit = func(ctx context.Context) error { close(asked); <-ctx.Done(); return ctx.Err() }
+	h.fake.mu.Unlock()
+	for _, sql := range []string{"begin", "insert into t values (1, 'x')"} {
+		_, err := conn.Exec(bg, sql)
+		require.NoError(t, err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(bg, "commit")
+		done <- err
+	}()
+	<-asked
+	require.True(t, h.Doom(int32(conn.PgConn().PID()), Rival{Cause: cause}))
+	require.Equal(t, "40001", code(<-done))
+	h.fake.mu.Lock()
+	h.fake.onPermit = nil
+	h.fake.mu.Unlock()
+	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+	_, err := conn.Exec(bg, "insert into t values (2, 'x')")
+	require.NoError(t, err)
+	require.Equal(t, 1, h.direct(t, "select count(*) from t"))
+}
+
 func TestDoom(t *testing.T) {
 	h := start(t)
 	fresh(t, h)

@@ -35,6 +35,8 @@ func (n *node) act(a coordinator.Action) {
 		n.applyRecovered(a)
 	case coordinator.Recapture:
 		n.recapture()
+	case coordinator.Gone:
+		n.left()
 	case coordinator.TellOutcome:
 		n.tellOutcome(a)
 	case coordinator.AskReferee:
@@ -57,6 +59,10 @@ func (n *node) apply(a coordinator.Apply) {
 	}
 	if !n.pg.up {
 		n.post(w.between(100, 5*ms), life, coordinator.Applied{GID: a.GID, Err: errShutdown})
+		return
+	}
+	if x := n.pg.prepared[a.GID]; x != nil { // PostgreSQL crashed before it answered, and the driver looks
+		n.post(w.between(50, 3*ms), life, coordinator.Applied{GID: a.GID})
 		return
 	}
 	x := n.pg.begin(false)

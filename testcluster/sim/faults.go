@@ -192,6 +192,7 @@ func (w *world) scheduleFaults() {
 	w.repeatFault(w.linkEvery, w.linkFault)
 	w.repeatFault(w.crashEvery, w.crashFault)
 	w.repeatFault(w.refereeEvery, w.refereeFault)
+	w.repeatFault(w.leaveEvery, w.leaveFault)
 	w.repeatFault(w.freezeEvery, func() {
 		if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.alive {
 			n.freeze(w.between(50*ms, 1500*ms))
@@ -245,4 +246,36 @@ func (w *world) crashFault() {
 			n.crash()
 		}
 	}
+}
+
+// leaveFault stops a node in an orderly way: its process ends when its brain says so. At times the network fails just then.
+func (w *world) leaveFault() {
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	if !n.alive {
+		return
+	}
+	w.tracef("n%d LEAVES", n.id)
+	n.push(coordinator.Leave{})
+	if w.chance(0.4) {
+		w.after(w.between(0, 200*ms), func() {
+			for _, o := range w.nodes {
+				if o != n && !w.calm {
+					w.cutFor(n.id, o.id, true, w.between(100*ms, 500*ms))
+				}
+			}
+		})
+	}
+}
+
+// left: its process ends, in a while; an operator starts it again.
+func (n *node) left() {
+	life := n.life
+	n.w.after(n.w.between(0, 30*ms), func() {
+		if n.alive && n.life == life {
+			n.crash()
+			if n.w.calm {
+				n.w.after(20*ms, n.start)
+			}
+		}
+	})
 }

@@ -26,6 +26,7 @@ const (
 	// Of what a session holds open:
 	plantNoConfirm = "open-not-confirmed" // accepted without a sign of life of the session
 	plantEarly     = "open-decided-early" // committed elsewhere before its origin has it
+	plantServeOn   = "left-and-serves"    // who gave its lease back answers reads
 	plantFateless  = "open-fate-unknown"  // a restart takes what was committed for lost
 )
 
@@ -47,7 +48,7 @@ const (
 
 var refereePlants = []string{plantTwoGrants, plantGrantLost, plantEarlyClear, plantNoWait}
 
-var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder, plantNoConfirm, plantEarly, plantFateless, plantUserDropped, plantOrderLost}
+var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder, plantNoConfirm, plantEarly, plantFateless, plantUserDropped, plantOrderLost, plantServeOn}
 
 var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
 
@@ -95,6 +96,7 @@ type plan struct {
 	elections   bool
 	freezeEvery uint64  // mean time between freezes of a process; 0: none
 	streamed    float64 // chance that PostgreSQL cannot prepare a transaction
+	leaveEvery  uint64  // mean time between orderly stops; 0: none
 	longAway    float64 // chance that a crashed node stays away long enough to be excluded
 	user        float64 // chance that a user prepares a transaction and ends it later
 	drift       float64 // clocks run faster or slower by up to this
@@ -171,6 +173,7 @@ func (p plan) config() coordinator.Config {
 			AnyBase:         p.plant == plantAnyBase,
 			CopyDonor:       p.plant == plantCopy,
 			NoConfirm:       p.plant == plantNoConfirm,
+			ServeOn:         p.plant == plantServeOn,
 			EarlyDecide:     p.plant == plantEarly,
 		},
 	}
@@ -186,6 +189,7 @@ func (p *plan) setElections(r *rand.Rand) {
 	p.longAway = pick(r, 0, 0.5, 0.9)
 	p.streamed = pick(r, 0, 0.2, 0.6)
 	p.drift = pick(r, 0, 0.04)
+	p.leaveEvery = pick[uint64](r, 0, 300*ms, 1*second)
 	if p.mode == "calm" {
 		p.freezeEvery = 0
 	}

@@ -218,7 +218,7 @@ func (n *node) recapture() {
 			return
 		}
 		var prepared []mtm.GID
-		if w.chance(0.8) {
+		if len(n.pg.user) == 0 && w.chance(0.8) {
 			n.pg.slot.pass()
 			for gid := range n.pg.prepared {
 				if gid.Origin == n.id {
