@@ -20,8 +20,10 @@ END;
 REVOKE ALL ON FUNCTION mtm.client_role() FROM public;
 
 -- Announces what this session has prepared as gid. It is not held for certain before the transaction that calls this is committed.
+-- It may wait for another with the same name, and what it has prepared holds its rows meanwhile, perhaps against that one on another
+-- node: then nobody but the timeout ends it (simulator, -referee, seed 1323 of the time).
 CREATE OR REPLACE FUNCTION mtm.announce_prepared(gid text, name text) RETURNS void
-LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -115,6 +115,13 @@ func (pg *postgres) prepareUser(x *xact, u *userTxn, name stmt, ended func(end))
 			pg.prepare(y, nil)
 		}
 		w.after(w.between(20, 1*ms), func() { y.next(0) })
+		if y.session { // lock_timeout of mtm.announce_prepared
+			w.after(1*second, func() {
+				if y.state == xactActive {
+					pg.kill(y, &mtm.Error{Code: "55P03", Msg: "canceling statement due to lock timeout"})
+				}
+			})
+		}
 	}
 	pg.prepare(x, nil)
 }
