@@ -379,11 +379,15 @@ func (s *session) serve(ctx context.Context) error {
 	}
 }
 
-// leave lets what runs end, as PostgreSQL would: it notices that a client has gone only when it writes to him.
+// leave lets what runs end, as PostgreSQL would: it notices that a client has gone only when it writes to him. Who said Terminate
+// may still read.
 func (s *session) leave(ctx context.Context) error {
 	if !s.ext.open && s.waitReady() == nil {
 		_ = s.settle(ctx)
 	}
+	s.outMu.Lock()
+	s.writeOut()
+	s.outMu.Unlock()
 	return errGone
 }
 
