@@ -30,14 +30,24 @@ func (c *Capture) Unblock(ctx context.Context, conn *pgconn.PgConn) error {
 	for _, row := range rows {
 		w := parseWait(row)
 		b := blocker{pid: w.blocker}
-		switch gid, ours := mtm.ParseGID(w.gid); {
+		gid, ours := mtm.ParseGID(w.gid)
+		if user, ok := mtm.ParseUserName(w.gid); ok { // the announcement that has not come is to be aborted
+			gid, ours = user, true
+		}
+		switch {
 		case w.blocker == 0 && ours && lockConflict(w.mode, w.held):
 			b.gid = gid
 		case w.blocker == 0, w.backend != "client backend", strings.HasPrefix(w.app, "mtm_"):
 			continue
 		}
 		found[b] = true
-		if !c.blockers[b] || c.sink.Stalled(b.gid, b.pid) || b.pid == 0 {
+		if !c.blockers[b] {
+			continue
+		}
+		if b.pid == 0 {
+			c.cfg.Log.Warn("a prepared transaction keeps PostgreSQL from decoding", keyGID, w.gid)
+		}
+		if c.sink.Stalled(b.gid, b.pid) || b.pid == 0 {
 			continue
 		}
 		c.cfg.Log.Warn("ending a session that keeps PostgreSQL from decoding", keyPID, b.pid)

@@ -278,8 +278,9 @@ func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) e
 		return err
 	}
 	if failure != nil {
+		s.inject(injRollback, roleOurs) // a COMMIT that fails ends the block
 		s.provoke(failure, false)
-		s.ext.failed = true
+		s.ext.cur, s.ext.wrapped, s.ext.failed = 'I', false, true
 		return nil
 	}
 	if open {

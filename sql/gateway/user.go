@@ -211,7 +211,11 @@ func (s *session) userStep(ctx context.Context, m *meta) error {
 			s.ext.cur, s.ext.wrapped = 'I', false
 			return s.drain()
 		}
-		if err == nil && failure == nil {
+		switch {
+		case err != nil:
+		case failure != nil:
+			s.inject(injRollback, roleOurs)
+		default:
 			failure, err = s.prepareUser(ctx, st.GID)
 		}
 	} else {

@@ -109,13 +109,15 @@ func undecodable(t *testing.T, c *testcluster.Cluster) {
 		"CREATE TYPE place AS (street text); CREATE TABLE homes (p place); INSERT INTO homes VALUES (ROW('high')); CREATE TEMP TABLE mine (a int)",
 		"CREATE TYPE place AS (street text); CREATE TABLE homes (p place); INSERT INTO homes SELECT ROW(repeat('x', 2000))::place FROM generate_series(1, 50000)",
 	} {
-		_, err := db.Exec(ctx, "BEGIN; "+block)
-		if err == nil {
-			_, err = db.Exec(ctx, "COMMIT")
+		for _, end := range []string{"COMMIT", "PREPARE TRANSACTION 'undecodable'"} {
+			_, err := db.Exec(ctx, "BEGIN; "+block)
+			if err == nil {
+				_, err = db.Exec(ctx, end)
+			}
+			require.Equal(t, "0A000", code(err), "%v%s", err, logs(c))
+			_, err = db.Exec(ctx, "ROLLBACK")
+			require.NoError(t, err)
 		}
-		require.Equal(t, "0A000", code(err), "%v%s", err, logs(c))
-		_, err = db.Exec(ctx, "ROLLBACK")
-		require.NoError(t, err)
 	}
 	// A session that is idle keeps to itself a type that the walsender has not met: through the gateway, and past it.
 	for kind, idle := range map[string]*pgx.Conn{"0A000": c.Node(1).Connect(), "57P01": c.Node(1).ConnectPg()} {
