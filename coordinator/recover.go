@@ -53,7 +53,7 @@ func (n *Node) driveRecovery() {
 	}
 	// With nobody online in reach there is nobody to catch up with first: the election finds who is ahead.
 	alone := n.now > n.donorAt+n.cfg.RecoverAfter
-	ready := r.caughtUp && n.recapture()
+	ready := r.caughtUp && (r.mark == n.gen.Num || n.recapture())
 	if n.m.Joining() { // nobody waits for it, so it waits until it has nearly everything
 		n.m.SetCaughtUp(ready)
 		return

@@ -140,7 +140,7 @@ func (n *Node) advance() bool {
 
 // complete: the node may become online, and has what it needs for it.
 func (n *Node) complete() bool {
-	return n.m.MayBecomeOnline() && n.idle() && (n.m.IsDonor() || n.rec.mark == n.gen.Num)
+	return n.m.MayBecomeOnline() && n.capture != captureAsked && n.idle() && (n.m.IsDonor() || n.rec.mark == n.gen.Num)
 }
 
 // becomeOnline: all that was committed in older generations is here, prepared at least. The record of it comes before

@@ -27,6 +27,8 @@ type Capture struct {
 	walsender atomic.Uint32    // its process, or 0
 	blockers  map[blocker]bool // what Unblock found last
 
+	slots sync.Mutex // held while one slot is being replaced by another, or chosen; before mu
+
 	mu        sync.Mutex
 	acked     mtm.LSN                  // what Ack said
 	delivered mtm.LSN                  // end of the last transaction that the sink got
@@ -38,9 +40,8 @@ type Capture struct {
 	next      int                      // in order
 	slot      string                   // the one to read, see Renew
 	from      mtm.LSN                  // where a new one begins; 0: it is not new
-	renewing  bool
-	quiet     time.Time // no incident is told before
-	muted     int       // how many were not
+	quiet     time.Time                // no incident is told before
+	muted     int                      // how many were not
 
 	user map[mtm.GID]*capturedTxn // what users prepared and is not announced yet; only the reader touches it
 }

@@ -18,7 +18,7 @@ import (
 const (
 	renewLag   = 1 << 20          // bytes of WAL that may be left to decode: Capture.renewLag
 	renewTry   = 3 * time.Second  // for a new slot: it waits for every transaction that is open or prepared
-	renewLimit = 30 * time.Second // then the node comes back all the same
+	renewLimit = 10 * time.Second // then the node comes back all the same
 	renewPause = 100 * time.Millisecond
 )
 
@@ -50,10 +50,10 @@ func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
 				return nil, err
 			}
 			done, err := c.replace(ctx, conn)
+			if sqlState(err) == "53400" { // no slot is free
+				return nil, err
+			}
 			if done {
-				if err := c.dropOld(ctx); err != nil {
-					c.cfg.Log.Warn("the old slot is dropped later", keyError, err)
-				}
 				c.cfg.Log.Info("the slot was replaced, for what this node has caught up with need not be decoded", "bytes", lag)
 				return c.ownPrepared(ctx, conn)
 			}
@@ -92,19 +92,13 @@ func (c *Capture) lag(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
 
 // replace makes the new slot, and lets Run read it.
 func (c *Capture) replace(ctx context.Context, conn *pgconn.PgConn) (done bool, err error) {
+	c.slots.Lock()
+	defer c.slots.Unlock()
 	old, names := c.slotNow(), c.cfg.slotNames()
 	name := names[0]
 	if name == old {
 		name = names[1]
 	}
-	c.mu.Lock()
-	c.renewing = true
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		c.renewing = false
-		c.mu.Unlock()
-	}()
 	if err := dropSlot(ctx, conn, name); err != nil { // left by a crash
 		return false, err
 	}
@@ -125,25 +119,12 @@ func (c *Capture) replace(ctx context.Context, conn *pgconn.PgConn) (done bool, 
 	case c.renewed <- struct{}{}:
 	default:
 	}
-	return true, nil
-}
-
-// dropOld drops the slot that is read no more. Should that take long, choose does it some day.
-func (c *Capture) dropOld(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTry)
 	defer cancel()
-	conn, err := c.cfg.connect(ctx, "mtm_slot", nil)
-	if err != nil {
-		return err
+	if err := dropSlot(ctx, maker, old); err != nil { // choose does it some day
+		c.cfg.Log.Warn("the old slot is dropped later", keyError, err)
 	}
-	defer closeConn(conn)
-	now := c.slotNow()
-	for _, name := range c.cfg.slotNames() {
-		if name != now {
-			return dropSlot(ctx, conn, name)
-		}
-	}
-	return nil
+	return true, nil
 }
 
 // ownPrepared lists what PostgreSQL holds prepared of this node's own.
@@ -166,6 +147,8 @@ func (c *Capture) slotNow() string {
 // choose finds the slot to read: of two, which a crash may leave, the newer. It drops the other, ends whoever reads it, as an
 // earlier process may, and takes over where a new one begins. A replication connection takes simple queries only.
 func (c *Capture) choose(ctx context.Context, conn *pgconn.PgConn) (string, error) {
+	c.slots.Lock()
+	defer c.slots.Unlock()
 	names := c.cfg.slotNames()
 	for i := range names {
 		names[i] = slotName(names[i])
@@ -187,7 +170,7 @@ func (c *Capture) choose(ctx context.Context, conn *pgconn.PgConn) (string, erro
 		c.from = 0
 	}
 	old := ""
-	if rows := res[0].Rows; !c.renewing && len(rows) > 0 {
+	if rows := res[0].Rows; len(rows) > 0 {
 		c.slot = string(rows[0][0])
 		if len(rows) > 1 {
 			old = string(rows[1][0])

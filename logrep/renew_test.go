@@ -1,6 +1,7 @@
 package logrep
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -58,4 +59,28 @@ func TestWhatIsPreparedWhenASlotIsReplacedIsTold(t *testing.T) {
 	require.Equal(t, []mtm.GID{own}, found)
 	p.a.exec(own.SQL("ROLLBACK PREPARED"))
 	p.a.exec("ROLLBACK PREPARED 'mtm-3-1-5'")
+}
+
+// TestSlotsAreReplacedUnderWAL: what is written meanwhile moves the old slot past the beginning of the new one.
+func TestSlotsAreReplacedUnderWAL(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	p.commit("INSERT INTO t VALUES (0, 'a')")
+	p.capture.renewLag = -1
+	ctx, cancel := context.WithCancel(t.Context())
+	writer, done := p.a.session(), make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			_ = run(ctx, writer, "SELECT pg_logical_emit_message(true, 'x', 'y')")
+		}
+	}()
+	for i := range 25 {
+		_, err := p.capture.Renew(t.Context())
+		require.NoError(t, err)
+		require.NotEmpty(t, p.slots(), "replaced %d times", i+1)
+	}
+	cancel()
+	<-done
+	p.commit("INSERT INTO t VALUES (1, 'b')")
+	require.Equal(t, 2, p.same("t"))
 }

@@ -218,6 +218,9 @@ func (n *node) recapture() {
 			return
 		}
 		var prepared []mtm.GID
+		if n.gate.opened || n.gate.preparing > 0 {
+			w.fail("S1 n%d replaces its slot while sessions prepare", n.id)
+		}
 		if len(n.pg.user) == 0 && w.chance(0.8) {
 			n.pg.slot.pass()
 			for gid := range n.pg.prepared {
