@@ -172,7 +172,8 @@ func deadNodeKeepsNoWAL(t *testing.T, c *testcluster.Cluster, _ *load) {
 	pg3 := c.Node(3).ConnectPg()
 	var walsender int
 	await(t, c, "a walsender on node 3", func() error {
-		return pg3.QueryRow(t.Context(), "SELECT pid FROM pg_stat_replication WHERE application_name = 'mtm_capture'").Scan(&walsender)
+		return pg3.QueryRow(t.Context(), "SELECT pid FROM pg_stat_replication JOIN pg_replication_slots ON active_pid = pid "+
+			"WHERE application_name = 'mtm_capture' AND sent_lsn IS NOT NULL").Scan(&walsender)
 	})
 	require.NoError(t, syscall.Kill(walsender, syscall.SIGSTOP))
 	defer syscall.Kill(walsender, syscall.SIGCONT) //nolint:errcheck // it may be gone
