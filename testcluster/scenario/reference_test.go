@@ -168,18 +168,45 @@ func deadNodeKeepsNoWAL(t *testing.T, c *testcluster.Cluster, _ *load) {
 		return nil
 	})
 	c.Node(3).Start()
-	// Its walsender stands for one that has a tenth of a processor: it decodes nothing of what node 3 is given.
+	// Its walsender decodes little of what node 3 is given: it has a twentieth of a processor.
 	pg3 := c.Node(3).ConnectPg()
 	var walsender int
 	await(t, c, "a walsender on node 3", func() error {
 		return pg3.QueryRow(t.Context(), "SELECT pid FROM pg_stat_replication JOIN pg_replication_slots ON active_pid = pid "+
 			"WHERE application_name = 'mtm_capture' AND sent_lsn IS NOT NULL").Scan(&walsender)
 	})
-	require.NoError(t, syscall.Kill(walsender, syscall.SIGSTOP))
-	defer syscall.Kill(walsender, syscall.SIGCONT) //nolint:errcheck // it may be gone
+	defer slowDown(walsender)()
 	c.Node(3).WaitStatus("online")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	_, err := c.Node(3).Connect().Exec(ctx, "INSERT INTO volume VALUES (-3, 'node 3')")
 	require.NoError(t, err, "what node 3 was given stands before what it commits")
+}
+
+// slowDown lets a process run one twentieth of the time, until the function that it returns is called or the process is gone. To stop
+// it for good could stop all of PostgreSQL, for it may hold a lock.
+func slowDown(pid int) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		signal, pause := syscall.SIGSTOP, 95*time.Millisecond
+		for syscall.Kill(pid, signal) == nil {
+			select {
+			case <-ctx.Done():
+				_ = syscall.Kill(pid, syscall.SIGCONT)
+				return
+			case <-time.After(pause):
+			}
+			if signal == syscall.SIGSTOP {
+				signal, pause = syscall.SIGCONT, 5*time.Millisecond
+			} else {
+				signal, pause = syscall.SIGSTOP, 95*time.Millisecond
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
