@@ -40,6 +40,11 @@ func (s *session) do(r role, which ...injected) (step, error) {
 	for _, w := range which {
 		s.inject(w, r)
 	}
+	return s.carry()
+}
+
+// carry sends what was appended and waits for its end.
+func (s *session) carry() (step, error) {
 	s.sync(true)
 	if err := s.send(); err != nil {
 		return step{}, err
@@ -125,16 +130,7 @@ func (s *session) openStep(ctx context.Context, chain bool, characteristics stri
 		s.provoke(failure, false)
 		return nil
 	}
-	if chain {
-		s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
-		s.ext.cur = 'T'
-		if err := s.drain(); err != nil {
-			return err
-		}
-	}
-	s.chained(characteristics)
-	s.emit(appendComplete(nil, "COMMIT"))
-	return nil
+	return s.committedStep(chain, characteristics)
 }
 
 // order takes an order for the transaction that is held open. It may be called by anybody.

@@ -396,6 +396,11 @@ func (s *session) prepareStep(ctx context.Context, chain bool, characteristics s
 		}
 		return nil
 	}
+	return s.committedStep(chain, characteristics)
+}
+
+// committedStep answers the Execute of a COMMIT that is done.
+func (s *session) committedStep(chain bool, characteristics string) error {
 	if chain {
 		s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
 		s.ext.cur = 'T'

@@ -41,18 +41,6 @@ func quoteLiteral(text string) string {
 	return quoted
 }
 
-// carry sends what was appended and waits for its end.
-func (s *session) carry() (step, error) {
-	s.sync(true)
-	if err := s.send(); err != nil {
-		return step{}, err
-	}
-	if err := s.waitReady(); err != nil {
-		return step{}, err
-	}
-	return s.takeStep(), nil
-}
-
 // prepareUser prepares the open block for the client, as name, on all nodes. failure: it is rolled back everywhere.
 func (s *session) prepareUser(ctx context.Context, name string) (failure *mtm.Error, err error) {
 	e := refusalOfGID(name)
