@@ -76,7 +76,10 @@ func (n *Node) confirm(t *txn) bool {
 func (n *Node) notYet(t *txn) bool {
 	switch {
 	case t.coord != nil:
-		return t.open && n.commitOpen(t)
+		if t.open {
+			n.commitOpen(t)
+		}
+		return t.open
 	case t.told || n.cfg.Plant.EarlyDecide || !n.gen.Members.Has(t.gid.Origin):
 		return false
 	}
@@ -84,7 +87,7 @@ func (n *Node) notYet(t *txn) bool {
 }
 
 // commitOpen has the session commit, if it is there.
-func (n *Node) commitOpen(t *txn) bool {
+func (n *Node) commitOpen(t *txn) {
 	t.chosen = true
 	if t.local == localPrepared {
 		t.local = localFinishing
@@ -92,7 +95,6 @@ func (n *Node) commitOpen(t *txn) bool {
 		n.seenOf(t.gid.Origin).decided(t.gid.Seq) // from now on it may be seen
 		n.do(Finish{GID: t.gid, Commit: true, Open: true})
 	}
-	return true
 }
 
 // committedOpen: it is committed at home, so that everybody may know.

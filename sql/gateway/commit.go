@@ -240,16 +240,11 @@ func (s *session) finish(ctx context.Context, age uint64) (failure *mtm.Error, e
 	}
 	if plain {
 		s.srv.count.plainCommits.Add(1)
-		s.resetStep(false)
-		s.inject(injCommit, roleOurs)
-		s.sync(true)
-		if err := s.send(); err != nil {
+		st, err := s.do(roleOurs, injCommit)
+		if err != nil {
 			return nil, err
 		}
-		if err := s.waitReady(); err != nil {
-			return nil, err
-		}
-		return s.takeStep().err, s.rollback()
+		return st.err, s.rollback()
 	}
 	return s.prepareBlock(ctx, age)
 }
@@ -265,25 +260,17 @@ func (s *session) prepareBlock(ctx context.Context, age uint64) (failure *mtm.Er
 	case open:
 		return s.commitOpen(ctx, age)
 	}
-	if e := s.permit(ctx, age); e != nil {
-		return e, s.rollback()
-	}
-	if e := s.tooLate(); e != nil {
-		s.reportPrepared(step{err: e})
+	if e := s.mayPrepare(ctx, age); e != nil {
 		return e, s.rollback()
 	}
 	s.setCalm(true)
 	defer s.setCalm(false)
 	s.resetStep(false)
 	s.appendPrepare()
-	s.sync(true)
-	if err := s.send(); err != nil {
+	st, err := s.carry()
+	if err != nil {
 		return nil, err
 	}
-	if err := s.waitReady(); err != nil {
-		return nil, err
-	}
-	st := s.takeStep()
 	s.reportPrepared(st)
 	if !st.prepare {
 		if st.err == nil {
@@ -292,6 +279,18 @@ func (s *session) prepareBlock(ctx context.Context, age uint64) (failure *mtm.Er
 		return st.err, s.rollback()
 	}
 	return s.outcome(ctx, s.takeGID()), nil
+}
+
+// mayPrepare asks for the right to prepare the open block, if Doom has not ended it.
+func (s *session) mayPrepare(ctx context.Context, age uint64) *mtm.Error {
+	if e := s.permit(ctx, age); e != nil {
+		return e
+	}
+	e := s.tooLate()
+	if e != nil {
+		s.reportPrepared(step{err: e})
+	}
+	return e
 }
 
 // tooLate is the error with which Doom ended the block before it could be prepared; from here on it cannot any more.
@@ -322,16 +321,10 @@ func (s *session) isPlain() (plain bool, failure *mtm.Error, err error) {
 	case b.wrote && !temporary:
 		return false, nil, nil
 	}
-	s.resetStep(false)
-	s.inject(injLocks, roleAsk)
-	s.sync(true)
-	if err := s.send(); err != nil {
+	st, err := s.do(roleAsk, injLocks)
+	if err != nil {
 		return false, nil, err
 	}
-	if err := s.waitReady(); err != nil {
-		return false, nil, err
-	}
-	st := s.takeStep()
 	if st.err != nil {
 		return false, st.err, s.rollback()
 	}
@@ -375,16 +368,10 @@ func (s *session) commitQuery(ctx context.Context, st *statement.Statement) erro
 
 // characteristics asks for those of the open transaction, to give them to the one that AND CHAIN begins.
 func (s *session) characteristics() (text string, failure *mtm.Error, err error) {
-	s.resetStep(false)
-	s.inject(injCharacteristics, roleAsk)
-	s.sync(true)
-	if err := s.send(); err != nil {
+	st, err := s.do(roleAsk, injCharacteristics)
+	if err != nil {
 		return "", nil, err
 	}
-	if err := s.waitReady(); err != nil {
-		return "", nil, err
-	}
-	st := s.takeStep()
 	if st.err != nil {
 		return "", st.err, s.rollback()
 	}

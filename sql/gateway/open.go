@@ -80,11 +80,7 @@ func (s *session) commitOpen(ctx context.Context, age uint64) (failure *mtm.Erro
 		}
 		return st.err, s.rollback()
 	}
-	if e := s.permit(ctx, age); e != nil {
-		return e, s.rollback()
-	}
-	if e := s.tooLate(); e != nil {
-		s.reportPrepared(step{err: e})
+	if e := s.mayPrepare(ctx, age); e != nil {
 		return e, s.rollback()
 	}
 	s.setCalm(true)
@@ -93,15 +89,11 @@ func (s *session) commitOpen(ctx context.Context, age uint64) (failure *mtm.Erro
 	s.resetStep(false)
 	s.inject(injEmit, roleAsk)
 	s.inject(injHold, roleAsk, gid.String())
-	s.sync(true)
-	if err = s.send(); err == nil {
-		err = s.waitReady()
-	}
+	st, err = s.carry()
 	if err != nil {
 		s.reportPrepared(step{err: &mtm.Error{Code: "08006", Msg: "connection to PostgreSQL was lost", Err: err}})
 		return nil, err
 	}
-	st = s.takeStep()
 	xid, parse := strconv.ParseUint(st.value, 10, 64)
 	if st.err == nil && parse != nil {
 		st.err = &mtm.Error{Code: "XX000", Msg: "PostgreSQL gave no transaction id", Err: parse}

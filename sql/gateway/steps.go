@@ -286,13 +286,7 @@ func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) e
 	if open {
 		return s.openStep(ctx, chain, characteristics)
 	}
-	if e := s.permit(ctx, now()); e != nil {
-		s.provoke(e, false)
-		s.ext.failed = true
-		return nil
-	}
-	if e := s.tooLate(); e != nil {
-		s.reportPrepared(step{err: e})
+	if e := s.mayPrepare(ctx, now()); e != nil {
 		s.provoke(e, false)
 		s.ext.failed = true
 		return nil

@@ -45,13 +45,9 @@ func quoteLiteral(text string) string {
 func (s *session) prepareUser(ctx context.Context, name string) (failure *mtm.Error, err error) {
 	e := refusalOfGID(name)
 	if e == nil {
-		e = s.permit(ctx, now())
+		e = s.mayPrepare(ctx, now())
 	}
 	if e != nil {
-		return e, s.rollback()
-	}
-	if e := s.tooLate(); e != nil {
-		s.reportPrepared(step{err: e})
 		return e, s.rollback()
 	}
 	s.setCalm(true)
