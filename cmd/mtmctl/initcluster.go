@@ -24,7 +24,8 @@ func newInitCluster() *cobra.Command {
 		Use: "init-cluster", Short: "Make one cluster of nodes", Args: noArgs,
 		Long: `init-cluster makes one cluster of the nodes whose mtmd are running and wait. It checks every prerequisite on every
 node first and changes nothing if one is not met; if joining fails half-way it undoes what was done.
-The data of the first node that is given is what the cluster starts with; the others must be empty.`,
+Their databases must be empty. A node that is given alone may hold data: it becomes a cluster of one, to which
+add-node adds the others while it serves.`,
 		Example: "  mtmctl init-cluster --cluster shop --cert-dir /etc/mtm/certs --node 1=db1:7001 --node 2=db2:7001 --node 3=db3:7001",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			nodes, err := t.open()

@@ -195,7 +195,7 @@ func corrupt(t *testing.T, dir string) *CorruptError {
 	_, err := Open(dir, Options{SegmentSize: minSegment, Logger: quiet})
 	var c *CorruptError
 	require.ErrorAs(t, err, &c)
-	require.ErrorContains(t, err, "reinit")
+	require.ErrorContains(t, err, "add-node")
 	return c
 }
 

@@ -59,7 +59,7 @@ type CorruptError struct {
 // Error says where, and what to do.
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("journal: %s, offset %d, record %d: %s; this node's journal cannot be trusted any more: "+
-		"check the disk, then make the node anew from its peers with \"mtmctl reinit\"", e.Path, e.Offset, e.Index, e.What)
+		"check the disk, and replace the node: \"mtmctl drop-node\", then \"mtmctl add-node\" with an empty database and data_dir", e.Path, e.Offset, e.Index, e.What)
 }
 
 // ErrTruncated: the record asked for was given up by Truncate.

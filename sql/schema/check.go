@@ -49,7 +49,7 @@ type CheckParams struct {
 	Prepared    int  // transactions in flight at a time on this node, those of peers counted; at least 100 are asked for
 	Workers     int  // apply workers, each of which needs a replication origin; at least Nodes
 	Connections int  // sessions that mtmd opens: gateway, workers, its own
-	MayHoldData bool // this node is the one whose data the others get: it need not be empty
+	MayHoldData bool // it is the only node: the others, which come later, get its data
 }
 
 // checker collects results.
@@ -213,8 +213,8 @@ func (c *checker) content() {
 		detail = fmt.Sprintf("%d objects: %s", len(found), list(found))
 	}
 	c.fatal("empty", c.f.Empty() || c.p.MayHoldData, detail,
-		"The database must hold nothing when the cluster is made. Dump it (pg_dump), make an empty one, and restore the "+
-			"dump through the gateway.")
+		"The database must hold nothing when a cluster of several is made. Begin with the node that has the data, alone (init-cluster with "+
+			"that --node only), and let add-node copy it to the others, whose databases are empty.")
 	c.warn("large_objects", c.f.LargeObjects == 0, fmt.Sprintf("%d large objects", c.f.LargeObjects),
 		"Large objects are not replicated. Use bytea.")
 	c.warn("keys", len(c.f.Keyless) == 0, list(c.f.Keyless),
@@ -226,6 +226,8 @@ func (c *checker) content() {
 		"What a subscription writes does not pass through the gateway, and reaches this node only. DROP SUBSCRIPTION …;")
 	c.warn("read_only_guard", len(c.f.GuardOff) == 0, list(c.f.GuardOff),
 		"These roles can write past the gateway. For each: ALTER ROLE … RESET default_transaction_read_only;")
+	c.warn("direct_sessions", len(c.f.Sessions) == 0, list(c.f.Sessions),
+		"What is connected already can go on writing past the gateway. Once the cluster is made, end it: SELECT pg_terminate_backend(PID);")
 }
 
 // list shows the first few of names.

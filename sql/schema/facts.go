@@ -44,6 +44,7 @@ type Facts struct {
 	MtmOrigins     []string
 	Subscriptions  []string
 	GuardOff       []string // roles whose own default_transaction_read_only is off
+	Sessions       []string // others' sessions in this database, by pid, with their application_name
 	Roles          []string // all roles of the server but the predefined ones
 	Installed      int      // Version()
 	ForeignSchema  bool     // a schema mtm that is not ours
@@ -115,6 +116,8 @@ var factsSQL = `SELECT current_setting('server_version_num')::int,
 	ARRAY(SELECT DISTINCT r.rolname::text FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
 		WHERE s.setdatabase IN (0, d.oid) AND c IN ('default_transaction_read_only=off', 'default_transaction_read_only=false',
 			'default_transaction_read_only=no', 'default_transaction_read_only=0') ORDER BY 1),
+	ARRAY(SELECT pid || ' ' || quote_literal(application_name) FROM pg_stat_activity WHERE datid = d.oid AND backend_type = 'client backend'
+		AND pid <> pg_backend_pid() AND application_name !~ '^mtm_' ORDER BY pid LIMIT $2),
 	ARRAY(SELECT rolname::text FROM pg_roles WHERE oid >= 16384 OR oid = 10 ORDER BY 1 LIMIT $2),
 	EXISTS (SELECT FROM pg_publication WHERE pubname = 'mtm')
 FROM pg_database d WHERE d.datname = current_database()`
@@ -140,7 +143,7 @@ func ReadFacts(ctx context.Context, conn *pgx.Conn) (Facts, error) {
 		return tx.QueryRow(ctx, factsSQL, settingNames, listLimit).Scan(&f.Version, &f.SystemIdentifier, &f.Database, &f.User, &f.Superuser,
 			&f.InRecovery, &f.Settings, &f.Encoding, &f.Collate, &f.Ctype, &f.Provider, &f.Locale, &f.CollationVersion,
 			&f.SlotsUsed, &f.OriginsUsed, &f.SendersUsed, &f.Connections, &f.ConnLimit, &f.Tables, &f.Keyless, &f.Unlogged, &f.OtherObjects,
-			&f.LargeObjects, &f.Prepared, &f.MtmSlots, &f.MtmOrigins, &f.Subscriptions, &f.GuardOff, &f.Roles, &f.HasPublication)
+			&f.LargeObjects, &f.Prepared, &f.MtmSlots, &f.MtmOrigins, &f.Subscriptions, &f.GuardOff, &f.Sessions, &f.Roles, &f.HasPublication)
 	})
 	if err != nil {
 		return Facts{}, fmt.Errorf("read the facts of the server: %w", err)

@@ -95,7 +95,7 @@ func Install(ctx context.Context, conn *pgx.Conn, p Params) error {
 	}
 	if version != 0 {
 		return &mtm.Error{Code: "42710", Msg: "this database belongs to a cluster already",
-			Hint: "Take it out of that cluster first (mtmctl reinit), or choose another database."}
+			Hint: "Choose another database, or an empty PostgreSQL."}
 	}
 	return inTx(ctx, conn, func(tx pgx.Tx) error { return install(ctx, tx, p) })
 }
