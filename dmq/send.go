@@ -99,16 +99,19 @@ func (o *outgoing) write(ctx context.Context) error {
 	var frame mtmpb.LinkFrame
 	var buf []*mtmpb.Message
 	due, seq := true, uint64(0)
+	var last time.Time // when the last one was sent
 	for {
 		clear(buf)
 		buf, frame.First = o.l.take(o.s, buf[:0])
 		frame.Messages, frame.Heartbeat = buf, nil
-		if due {
-			seq++
+		state := o.l.takeUrgent(o.s)
+		// What is urgent comes about as often as heartbeats do: it takes one along, and the next tick needs none.
+		if lately := time.Since(last) < o.l.cfg.HeartbeatInterval/2; due && !lately || state != nil && !lately {
+			seq, last = seq+1, time.Now()
 			frame.Heartbeat = o.heartbeat(seq)
-			due = false
 		}
-		if state := o.l.takeUrgent(o.s); state != nil {
+		due = false
+		if state != nil {
 			if frame.Heartbeat == nil {
 				frame.Heartbeat = &mtmpb.Heartbeat{} // without a number: it wants no answer
 			}

@@ -76,6 +76,7 @@ prints where they are, and leaves them running. On a cluster that was stopped ("
 	f.StringArrayVar(&o.HBA, "hba", nil, "line for the top of pg_hba.conf (what is not matched is trusted, on loopback)")
 	f.BoolVar(&o.PostgresOnly, "postgres-only", false, "start PostgreSQL only")
 	f.BoolVar(&o.NoInit, "no-init", false, "start mtmd, but do not make a cluster of them")
+	f.BoolVar(&o.Socket, "socket", false, "let mtmd reach PostgreSQL by a Unix socket in the node's directory")
 	f.BoolVar(&o.NoProxy, "no-proxy", false, "let peers dial each other directly, for measurements; faults of the network are refused")
 	return cmd
 }

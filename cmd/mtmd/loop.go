@@ -72,23 +72,9 @@ func newLoop(node *coordinator.Node, mail *mailbox, j *journal.Journal, h hands,
 // Run steps the brain until ctx ends or the journal fails.
 func (l *loop) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.tick(ctx) })
 	g.Go(func() error { return l.think(ctx) })
 	g.Go(func() error { return l.carryOut(ctx) })
 	return g.Wait()
-}
-
-func (l *loop) tick(ctx context.Context) error {
-	ticker := time.NewTicker(tickEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-			l.mail.post(coordinator.Tick{Now: l.clock.now()})
-		}
-	}
 }
 
 func (l *loop) think(ctx context.Context) error {
@@ -97,13 +83,19 @@ func (l *loop) think(ctx context.Context) error {
 	if err := l.hand(ctx); err != nil { // what Start left
 		return err
 	}
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
 	for first := true; ; first = false {
-		events, err := l.mail.take(ctx, spare)
+		events, ticked, err := l.mail.take(ctx, ticker.C, spare)
 		if err != nil {
 			return err
 		}
+		age := uint64(freshFor)
+		if ticked {
+			age = 0
+		}
 		// The time comes first: after a pause of the process, what was promised before it may be over.
-		changed := l.tell(l.clock.now(), freshFor) || first
+		changed := l.tell(l.clock.now(), age) || first
 		for _, ev := range events {
 			if t, ok := ev.(coordinator.Tick); ok {
 				changed = l.tell(t.Now, 0) || changed
@@ -129,8 +121,10 @@ func (l *loop) think(ctx context.Context) error {
 		if err := l.hand(ctx); err != nil {
 			return err
 		}
-		clear(events)
-		spare = events
+		if !ticked {
+			clear(events)
+			spare = events
+		}
 		if changed {
 			if s := l.node.Status(); first || !sameStatus(s, last) {
 				last = s

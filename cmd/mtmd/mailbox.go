@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"sync"
+	"time"
 
 	"mtm/coordinator"
 )
@@ -27,21 +28,23 @@ func (m *mailbox) post(ev coordinator.Event) {
 	}
 }
 
-// take waits for events and returns all there are, oldest first. spare is reused for the next ones.
-func (m *mailbox) take(ctx context.Context, spare []coordinator.Event) ([]coordinator.Event, error) {
+// take waits for events, or for tick, and returns all events there are, oldest first. spare is reused for the next ones.
+func (m *mailbox) take(ctx context.Context, tick <-chan time.Time, spare []coordinator.Event) (events []coordinator.Event, ticked bool, err error) {
 	for {
 		m.mu.Lock()
 		if len(m.events) > 0 {
 			events := m.events
 			m.events = spare[:0]
 			m.mu.Unlock()
-			return events, nil
+			return events, false, nil
 		}
 		m.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, false, ctx.Err()
 		case <-m.bell:
+		case <-tick:
+			return nil, true, nil
 		}
 	}
 }

@@ -95,7 +95,7 @@ func (b *bench) startCluster(ctx context.Context, name string) error {
 	o := devcluster.Options{Nodes: 1, PostgresOnly: true, DieWithParent: true, Settings: append(append([]string{}, common...), b.settings...)}
 	switch name {
 	case "mtm":
-		o.Nodes, o.PostgresOnly, o.NoProxy, o.MtmdSettings = 3, false, true, b.mtmdSet
+		o.Nodes, o.PostgresOnly, o.NoProxy, o.Socket, o.MtmdSettings = 3, false, true, true, b.mtmdSet
 		var err error
 		if o.Mtmd, err = devcluster.FindMtmd(ctx); err != nil {
 			return err

@@ -171,8 +171,13 @@ func (c *Cluster) planNode(ctx context.Context, id int, take func() int) (*node,
 		return nil, fmt.Errorf("PostgreSQL %s in %s: versions %d to %d are supported", version, bin, MinPgMajor, MaxPgMajor)
 	}
 	dir := filepath.Join(c.dir, fmt.Sprintf("node%d", id))
+	socket := ""
+	if c.opts.Socket {
+		socket = dir
+	}
 	return &node{
-		ID: id, PgBin: bin, PgVersion: version, PgMajor: major,
+		PgSocket: socket,
+		ID:       id, PgBin: bin, PgVersion: version, PgMajor: major,
 		PgData: filepath.Join(dir, "pg"), PgLog: filepath.Join(dir, "postgres.log"), PgPort: take(),
 		MtmdConf: filepath.Join(dir, "mtmd.toml"), MtmdData: filepath.Join(dir, "mtmd"), MtmdLog: filepath.Join(dir, "mtmd.log"),
 		Port: take(), PeerPort: take(), HTTPPort: take(),

@@ -85,7 +85,7 @@ func (n *node) writeMtmdConf(s *state, files cert.Files, dial map[int]string, ex
 		"node_id = " + strconv.Itoa(n.ID),
 		"cluster = " + q(s.Name),
 		"data_dir = " + q(n.MtmdData),
-		"postgres = " + q(n.pgURL(s.Database)),
+		"postgres = " + q(n.localURL(s.Database)),
 		"listen = " + q(addr(n.Port)),
 		"peer_listen = " + q(addr(n.PeerPort)),
 		"peer_advertise = " + q(addr(n.PeerPort)),

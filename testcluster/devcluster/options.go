@@ -28,6 +28,7 @@ type Options struct {
 	PostgresOnly bool // start PostgreSQL only
 	NoInit       bool // start mtmd, but do not make a cluster of them
 	NoProxy      bool // peers dial each other directly: for measurements; faults are refused then
+	Socket       bool // mtmd reaches its PostgreSQL by a Unix socket, which costs less; lines of HBA must then say "local"
 
 	// ProxyCommand runs the fault proxy as a process of its own ("--dir DIR" is appended); empty runs it in this one.
 	ProxyCommand []string

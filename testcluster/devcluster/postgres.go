@@ -3,6 +3,7 @@ package devcluster
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -60,7 +61,7 @@ func (n *node) pgConf(extra []string) string {
 		"", "# mtmctl devcluster",
 		"listen_addresses = '127.0.0.1'",
 		fmt.Sprintf("port = %d", n.PgPort),
-		"unix_socket_directories = ''",
+		"unix_socket_directories = '" + n.PgSocket + "'",
 		"wal_level = logical",
 		"max_connections = 300",
 		"max_prepared_transactions = 300",
@@ -183,6 +184,14 @@ func (n *node) stopPostgres(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("PostgreSQL of node %d (process %d) does not stop\n--- %s:\n%s", n.ID, n.Postgres.Pid, n.PgLog, tail(n.PgLog, 25))
+}
+
+// localURL is mtmd's way to its PostgreSQL.
+func (n *node) localURL(database string) string {
+	if n.PgSocket == "" {
+		return n.pgURL(database)
+	}
+	return fmt.Sprintf("postgres://%s@/%s?host=%s&port=%d", superuser, pgURLEscape(database), url.QueryEscape(n.PgSocket), n.PgPort)
 }
 
 // pgURL is the way straight to PostgreSQL.

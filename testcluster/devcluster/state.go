@@ -51,6 +51,7 @@ type node struct {
 	PgData    string `json:"pg_data"`
 	PgLog     string `json:"pg_log"`
 	PgPort    int    `json:"pg_port"`
+	PgSocket  string `json:"pg_socket,omitempty"` // directory of PostgreSQL's Unix socket; "": it has none
 	MtmdConf  string `json:"mtmd_conf"`
 	MtmdData  string `json:"mtmd_data"`
 	MtmdLog   string `json:"mtmd_log"`
