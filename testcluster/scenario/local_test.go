@@ -73,7 +73,11 @@ func localTables(t *testing.T, c *testcluster.Cluster) {
 		require.True(t, n == 1 || n == 3, "row %d is on %d nodes", id, n)
 	}
 
-	execSQL(t, keeper, "DELETE FROM kept.log")
+	for _, n := range c.Nodes() {
+		execSQL(t, n.Connect(), "INSERT INTO kept.log VALUES ($1)", -n.ID)
+		require.Equal(t, -n.ID, one[int](t, n.Connect(), "SELECT sum(id) FROM kept.log WHERE id < 0"))
+	}
+	execSQL(t, keeper, "DELETE FROM kept.log WHERE id < 0")
 	for _, n := range c.Nodes() {
 		conn := n.Connect()
 		execSQL(t, conn, "TRUNCATE kept.log")
