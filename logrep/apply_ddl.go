@@ -46,6 +46,8 @@ func (t *applyTxn) logical(m *pgoutput.Logical) error {
 		return t.announce(m.Content)
 	case m.Prefix == prefixUserFinish && t.skip == 0:
 		return t.order(m.Content, t.fk != nil)
+	case m.Prefix == prefixLocal && t.skip == 0:
+		return t.makeLocal(string(m.Content))
 	case m.Prefix == prefixDDLEnd && t.skip > 0:
 		t.skip--
 	case m.Prefix == prefixRows:

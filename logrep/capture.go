@@ -116,7 +116,11 @@ func (c *Capture) session(ctx context.Context) error {
 	defer interruptible(ctx, conn)()
 	s := &captureStream{Capture: c, conn: conn, rels: map[uint32]*relation{}, streams: map[uint32]*capturedTxn{}}
 	defer s.drop()
-	if err := s.loadLocal(ctx); err != nil {
+	closeLists, err := s.openLists(ctx)
+	if closeLists != nil {
+		defer closeLists()
+	}
+	if err != nil {
 		return err
 	}
 	g.Go(func() error { return s.read(ctx) })

@@ -20,7 +20,7 @@ type captureStream struct {
 	conn    *pgconn.PgConn
 	parser  pgoutput.Parser
 	rels    map[uint32]*relation
-	local   map[string]bool         // schema.table that are not replicated
+	lists   *pgconn.PgConn          // where to ask which tables are local; nil: there is no list
 	txn     *capturedTxn            // between begin and end, not streamed
 	streams map[uint32]*capturedTxn // streamed, by top-level xid
 	chunk   *capturedTxn            // between StreamStart and StreamStop
@@ -103,8 +103,7 @@ func (s *captureStream) message(ctx context.Context, b []byte) error {
 	}
 	switch m := m.(type) {
 	case pgoutput.Relation:
-		s.relation(body, m)
-		return nil
+		return s.relation(ctx, body, m)
 	case *pgoutput.Truncate:
 		return s.truncate(subxid, body, m)
 	case *pgoutput.Logical:
@@ -118,24 +117,24 @@ func (s *captureStream) message(ctx context.Context, b []byte) error {
 		}
 		return nil
 	}
-	return s.boundary(ctx, m)
+	return s.boundary(m)
 }
 
 // boundary handles the messages that begin and end transactions and chunks.
-func (s *captureStream) boundary(ctx context.Context, m pgoutput.Message) error {
+func (s *captureStream) boundary(m pgoutput.Message) error {
 	switch m := m.(type) {
 	case pgoutput.Begin:
 		s.txn = newCapturedTxn(nil)
 	case pgoutput.Commit:
-		return s.committed(ctx, s.takeTxn(), "committed")
+		return s.committed(s.takeTxn(), "committed")
 	case pgoutput.BeginPrepare:
 		s.txn = newCapturedTxn(s.writerFor(m.GID))
 	case pgoutput.Prepare:
 		return s.prepared(s.takeTxn(), m)
 	case pgoutput.CommitPrepared:
-		return errors.Join(s.forgetUser(m.GID), s.loadLocalIfChanged(ctx))
+		return s.forgetUser(m.GID)
 	case pgoutput.RollbackPrepared:
-		return errors.Join(s.forgetUser(m.GID), s.loadLocalIfChanged(ctx))
+		return s.forgetUser(m.GID)
 	case pgoutput.StreamStart:
 		if s.streams[m.XID] == nil {
 			s.streams[m.XID] = newCapturedTxn(newPayloadWriter(s.cfg.Spills, s.cfg.InlineMax))
@@ -150,9 +149,9 @@ func (s *captureStream) boundary(ctx context.Context, m pgoutput.Message) error 
 	case pgoutput.StreamCommit:
 		t := s.takeStream(m.XID)
 		if t != nil && t.out == nil {
-			return s.committed(ctx, t, "committed")
+			return s.committed(t, "committed")
 		}
-		return errors.Join(t.abort(), s.committed(ctx, t, "committed"))
+		return errors.Join(t.abort(), s.committed(t, "committed"))
 	case pgoutput.StreamPrepare:
 		return s.prepared(s.takeStream(m.XID), pgoutput.Prepare(m))
 	}
@@ -214,7 +213,6 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 	if t == nil {
 		return fmt.Errorf("prepare of %q that never began: %w", m.GID, pgoutput.ErrMalformed)
 	}
-	s.local = localChanged(s.local, t)
 	if user, ok := mtm.ParseUserName(m.GID); ok {
 		return s.userPrepared(t, user, mtm.LSN(m.EndLSN))
 	}
@@ -280,7 +278,7 @@ func (s *captureStream) heldOpen(t *capturedTxn) error {
 }
 
 // committed ends a transaction that committed plainly: without us, unless it came by replication.
-func (s *captureStream) committed(ctx context.Context, t *capturedTxn, how string) error {
+func (s *captureStream) committed(t *capturedTxn, how string) error {
 	if t == nil {
 		return nil
 	}
@@ -289,23 +287,26 @@ func (s *captureStream) committed(ctx context.Context, t *capturedTxn, how strin
 	} else if t.replicated() && !t.origin && t.open.IsZero() {
 		s.incident(fmt.Sprintf("a transaction %s directly in PostgreSQL changed %s: it is on this node only", how, t.table))
 	}
-	s.local = localChanged(s.local, t)
-	return s.loadLocalIfChanged(ctx)
+	return nil
 }
 
 // relation remembers a relation message: for the chunk's transaction, which may have altered the table, or for all.
-func (s *captureStream) relation(body []byte, m pgoutput.Relation) {
+func (s *captureStream) relation(ctx context.Context, body []byte, m pgoutput.Relation) error {
 	name := m.Schema + "." + m.Name
-	rel := &relation{
-		body: slices.Clone(body), name: name,
-		replicated: !isOwn(name) && !s.local[name],
-		localList:  name == "mtm.local_tables",
+	rel := &relation{body: slices.Clone(body), name: name, replicated: !isOwn(name)}
+	if rel.replicated && s.lists != nil {
+		local, err := isLocal(ctx, s.lists, m.ID)
+		if err != nil {
+			return err
+		}
+		rel.replicated = !local
 	}
 	if s.chunk != nil {
 		s.chunk.rels[m.ID] = rel
 	} else {
 		s.rels[m.ID] = rel
 	}
+	return nil
 }
 
 func (s *captureStream) find(t *capturedTxn, id uint32) *relation {
@@ -325,7 +326,13 @@ func (s *captureStream) row(subxid uint32, kind byte, body []byte) error {
 	if rel == nil {
 		return fmt.Errorf("change of unknown relation %d: %w", id, pgoutput.ErrMalformed)
 	}
-	t.local = t.local || rel.localList
+	if rel.name == localList && kind == 'I' && !t.origin {
+		m, err := s.parser.Parse(kind, body)
+		if err != nil {
+			return err
+		}
+		return t.becomesLocal(subxid, m.(*pgoutput.Insert).New)
+	}
 	t.named = t.named || rel.name == "mtm.prepared"
 	if !rel.replicated {
 		return nil

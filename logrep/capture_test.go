@@ -48,8 +48,7 @@ func TestStreamedTransactionsThatEndBadlyLeaveNoSpillFile(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY); CREATE UNLOGGED TABLE un (id int)",
-		"CREATE TABLE loc (id int PRIMARY KEY); CREATE TABLE mtm.local_tables (rel_schema name, rel_name name, PRIMARY KEY (rel_schema, rel_name))")
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY); CREATE UNLOGGED TABLE un (id int)")
 	drop := func(c captured) { p.finish(c.gid, false) }
 	note := "SELECT pg_logical_emit_message(true, 'mtm', '%s')"
 	for text, want := range map[string]mtm.PayloadFlags{"wait=off": mtm.PayloadWaitLocal, "wait=on": 0, "x=1 wait=No": mtm.PayloadWaitLocal,
@@ -60,18 +59,6 @@ func TestFlags(t *testing.T) {
 	}
 	c := p.prepare("INSERT INTO mtm.x VALUES (1)", "INSERT INTO un VALUES (1)", fmt.Sprintf(note, ""), "SELECT pg_logical_emit_message(true, 'user', 'x')")
 	require.Equal(t, mtm.PayloadEmpty, c.p.Flags)
-	drop(c)
-	// A table stops being replicated when the list that says so commits.
-	c = p.prepare("INSERT INTO loc VALUES (1)", "INSERT INTO mtm.local_tables VALUES ('public', 'loc')")
-	require.Zero(t, c.p.Flags)
-	p.finish(c.gid, true)
-	c = p.prepare("INSERT INTO loc VALUES (2)", "TRUNCATE loc", fmt.Sprintf(note, ""))
-	require.Equal(t, mtm.PayloadEmpty, c.p.Flags)
-	p.finish(c.gid, true)
-	c = p.prepare("DELETE FROM mtm.local_tables", fmt.Sprintf(note, ""))
-	p.finish(c.gid, true)
-	c = p.prepare("INSERT INTO loc VALUES (3)", "TRUNCATE loc, un, t")
-	require.Zero(t, c.p.Flags)
 	drop(c)
 }
 

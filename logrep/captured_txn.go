@@ -14,7 +14,6 @@ type relation struct {
 	body       []byte // of the 'R' message
 	name       string // schema.table
 	replicated bool
-	localList  bool // it is mtm.local_tables itself
 }
 
 // capturedTxn is one transaction on its way out of the slot.
@@ -27,7 +26,6 @@ type capturedTxn struct {
 	flags   mtm.PayloadFlags
 	origin  bool    // it came here by replication
 	table   string  // the first replicated table it changed
-	local   bool    // it changes mtm.local_tables
 	ddl     []byte  // a DDL statement whose end has not come yet
 	ddlXID  uint32  // … and its sub-transaction
 	before  bool    // what changes now comes before it: event triggers do it

@@ -155,7 +155,6 @@ func (s *captureStream) forgetUser(name string) error {
 	if !ok {
 		return nil
 	}
-	s.local[localStale] = true
 	t := s.user[gid]
 	delete(s.user, gid)
 	return t.abort()

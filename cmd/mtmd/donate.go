@@ -242,6 +242,7 @@ func (d *daemon) snapshot(ctx context.Context, l *life, start *copyStart) (*init
 	}
 	if err == nil {
 		start.Adaptations, err = schema.ReadAdaptations(ctx, src.Conn())
+		start.What.WithoutRows(start.Adaptations.LocalTables)
 	}
 	if err != nil {
 		src.Close()

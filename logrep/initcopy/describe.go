@@ -3,6 +3,7 @@ package initcopy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -59,6 +60,17 @@ type Piece struct {
 	First   bool   // of its table
 	Filled  bool   // CREATE EXTENSION may have put rows there
 	View    bool   // a materialized view
+}
+
+// WithoutRows leaves the rows of these tables out.
+func (d *Description) WithoutRows(tables []string) {
+	d.Pieces = slices.DeleteFunc(d.Pieces, func(p Piece) bool {
+		left := slices.Contains(tables, p.Table)
+		if left {
+			d.Bytes -= p.Bytes
+		}
+		return left
+	})
 }
 
 // Sequence is where a sequence stands.

@@ -15,6 +15,7 @@ import (
 type Adaptations struct {
 	Sequences    []AdaptedSequence
 	FullIdentity []string // tables whose REPLICA IDENTITY FULL is our doing
+	LocalTables  []string // quoted, with their schemas
 	GuardBefore  *string  // the database's own default_transaction_read_only
 }
 
@@ -33,6 +34,10 @@ func ReadAdaptations(ctx context.Context, conn *pgx.Conn) (a Adaptations, err er
 	err = conn.QueryRow(ctx, `SELECT ARRAY(SELECT relid::regclass::text FROM mtm.full_identity m JOIN pg_class c ON c.oid = m.relid ORDER BY 1)`).Scan(&a.FullIdentity)
 	if err != nil {
 		return a, fmt.Errorf("read the replica identities: %w", err)
+	}
+	err = conn.QueryRow(ctx, `SELECT ARRAY(SELECT relid::text FROM mtm.local_tables l JOIN pg_class c ON c.oid = l.relid ORDER BY 1)`).Scan(&a.LocalTables)
+	if err != nil {
+		return a, fmt.Errorf("read the local tables: %w", err)
 	}
 	rows, err := conn.Query(ctx, `SELECT seqid::regclass::text, stepped, ARRAY[anchor, grain, user_increment, user_start, user_min, user_max,
 		set_increment, set_start, set_min, set_max] FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid ORDER BY 1`)
@@ -89,6 +94,11 @@ func InstallCopy(ctx context.Context, conn *pgx.Conn, p Params, a Adaptations) (
 		}
 		for _, t := range a.FullIdentity {
 			if _, err := tx.Exec(ctx, `INSERT INTO mtm.full_identity VALUES ($1::text::regclass)`, t); err != nil {
+				return fmt.Errorf("table %s: %w", t, err)
+			}
+		}
+		for _, t := range a.LocalTables {
+			if _, err := tx.Exec(ctx, `INSERT INTO mtm.local_tables VALUES ($1::text::regclass)`, t); err != nil {
 				return fmt.Errorf("table %s: %w", t, err)
 			}
 		}

@@ -290,9 +290,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('mtm.rewritten', '', true);
-    IF to_regclass('mtm.local_tables') IS NOT NULL THEN
-        rewritten := ARRAY(SELECT r FROM unnest(rewritten) r WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            JOIN mtm.local_tables l ON (l.rel_schema, l.rel_name) = (n.nspname, c.relname) WHERE c.oid = r));
+    IF mtm.has_local() THEN
+        rewritten := ARRAY(SELECT r FROM unnest(rewritten) r WHERE r NOT IN (SELECT relid FROM mtm.local_tables));
     END IF;
     PERFORM mtm.send_rows(c.oid) FROM pg_class c WHERE c.oid = ANY (rewritten) AND c.relpersistence = 'p' AND c.relkind = 'r'
         AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attidentity <> '' AND NOT a.attisdropped)
@@ -305,6 +304,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, is_temporary)))
         FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
+    IF mtm.has_local() THEN
+        DELETE FROM mtm.local_tables l USING pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_class'::regclass AND d.objid = l.relid AND d.objsubid = 0;
+    END IF;
     IF current_setting('mtm.ddl_open', true) <> '' AND current_setting('mtm.ddl_depth', true) = '1'
         AND (tg_tag ~ '^DROP ' OR current_setting('mtm.ddl_scope', true) = 'permanent') AND mtm.others_fire('sql_drop,ddl_command_end') THEN
         PERFORM mtm.end_ddl();
@@ -359,6 +361,9 @@ BEGIN
             DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
         END IF;
     END LOOP;
+    IF tg_tag <> 'CREATE SEQUENCE' AND mtm.has_local() THEN
+        PERFORM mtm.check_local(relid) FROM mtm.local_tables;
+    END IF;
     IF mtm.has_cycles() THEN -- What before_ddl opened and nobody altered.
         UPDATE pg_sequence p SET seqmin = m.set_min, seqmax = m.set_max FROM mtm.sequences m
         WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)

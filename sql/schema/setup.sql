@@ -17,6 +17,11 @@ CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm
 CREATE EVENT TRIGGER "!mtm_drop" ON sql_drop EXECUTE FUNCTION mtm.on_drop();
 ALTER EVENT TRIGGER "!mtm_drop" ENABLE ALWAYS;
 
+-- In the order of their names. ALWAYS: other nodes' transactions too.
+CREATE TRIGGER a_may BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.may_make_local();
+CREATE TRIGGER b_make BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.on_make_local();
+ALTER TABLE mtm.local_tables ENABLE ALWAYS TRIGGER a_may, ENABLE ALWAYS TRIGGER b_make;
+
 SELECT mtm.alter_sequences();
 SELECT mtm.set_identities();
 

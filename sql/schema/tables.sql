@@ -47,6 +47,11 @@ CREATE TABLE mtm.full_identity (
     relid oid PRIMARY KEY
 );
 
+-- Tables that are not replicated; local.sql. regclass, so that capture reads the name of the table from the WAL.
+CREATE TABLE mtm.local_tables (
+    relid regclass PRIMARY KEY
+);
+
 -- What the daemon says of itself. Unlogged: it costs no WAL, is not decoded, and is empty after a crash of PostgreSQL,
 -- which is then the truth.
 CREATE UNLOGGED TABLE mtm.daemon_state (
@@ -91,3 +96,4 @@ CREATE UNLOGGED TABLE mtm.in_doubt_state (
 
 REVOKE ALL ON ALL TABLES IN SCHEMA mtm FROM public;
 GRANT SELECT ON mtm.version, mtm.sequences TO public;
+GRANT SELECT, INSERT ON mtm.local_tables TO public; -- the triggers say who may (local.sql)

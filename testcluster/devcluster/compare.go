@@ -66,7 +66,7 @@ func diff(a, b int, of, on map[string]digest) (wrong []string) {
 	return wrong
 }
 
-// digests reads all tables of one node. Unlogged and temporary ones are local and left out.
+// digests reads all tables of one node. Local ones, unlogged and temporary too, are left out.
 func (n *node) digests(ctx context.Context, database string) (map[string]digest, error) {
 	conn, err := pgx.Connect(ctx, n.pgURL(database))
 	if err != nil {
@@ -74,6 +74,7 @@ func (n *node) digests(ctx context.Context, database string) (map[string]digest,
 	}
 	defer conn.Close(ctx)
 	var left []string
+	var listed bool
 	err = conn.QueryRow(ctx, `SELECT coalesce(array_agg(gid), '{}') FROM pg_prepared_xacts WHERE gid LIKE 'mtm-%'`).Scan(&left)
 	if err != nil {
 		return nil, err
@@ -81,9 +82,18 @@ func (n *node) digests(ctx context.Context, database string) (map[string]digest,
 	if len(left) > 0 {
 		return nil, fmt.Errorf("%d prepared transactions are left: %s", len(left), strings.Join(left[:min(5, len(left))], ", "))
 	}
+	local := []uint32{}
+	if err := conn.QueryRow(ctx, `SELECT to_regclass('mtm.local_tables') IS NOT NULL`).Scan(&listed); err != nil {
+		return nil, err
+	}
+	if listed {
+		if err := conn.QueryRow(ctx, `SELECT coalesce(array_agg(relid::oid), '{}') FROM mtm.local_tables`).Scan(&local); err != nil {
+			return nil, err
+		}
+	}
 	rows, err := conn.Query(ctx, `SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'mtm')
-		AND n.nspname NOT LIKE 'pg\_%'`)
+		AND n.nspname NOT LIKE 'pg\_%' AND c.oid <> ALL ($1)`, local)
 	if err != nil {
 		return nil, err
 	}

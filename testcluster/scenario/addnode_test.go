@@ -35,7 +35,8 @@ const addSchema = `
 	CREATE SEQUENCE few MAXVALUE 5; SELECT nextval('few');
 	CREATE PUBLICATION theirs FOR TABLE keyless;
 	CREATE VIEW seen AS SELECT * FROM shop.t; GRANT SELECT ON seen TO staff;
-	CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES shop.t); INSERT INTO child VALUES (1, 1);`
+	CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES shop.t); INSERT INTO child VALUES (1, 1);
+	CREATE TABLE own (id serial PRIMARY KEY); INSERT INTO own DEFAULT VALUES;`
 
 // TestNodesAreAdded: 3, 4, 5 and 3 nodes under load that never stops. The first copy is cut off at each of its steps, on both sides: nothing
 // is left behind, or the new node goes on by itself.
@@ -43,6 +44,7 @@ func TestNodesAreAdded(t *testing.T) {
 	c := testcluster.Start(t, testcluster.Options{Nodes: 3})
 	dev := c.Dev()
 	execSQL(t, c.Node(1).Connect(), addSchema)
+	execSQL(t, c.Node(1).Connect(), "SELECT mtm.make_table_local('own')")
 	l := newLoad(t, c, 2)
 	l.urls, l.acked = l.urls[:2], l.acked[:2] // node 3 will be killed, and dropped
 	l.start(t)
@@ -85,6 +87,8 @@ func TestNodesAreAdded(t *testing.T) {
 			return db.QueryRow(t.Context(), `INSERT INTO shop.t (v) VALUES ('from the new node') RETURNING id`).Scan(&id)
 		})
 		require.Equal(t, node, 1+(id-1)%16, "its own class of numbers")
+		execSQL(t, c.Node(node).Connect(), "INSERT INTO own DEFAULT VALUES")
+		require.Equal(t, "own 1", one[string](t, c.Node(node).ConnectPg(), "SELECT format('%s %s', min(relid::text), count(*)) FROM mtm.local_tables, own"))
 		require.Equal(t, 1, one[int](t, c.Node(node).ConnectPg(), `SELECT seqincrement::int FROM pg_sequence WHERE seqrelid = 'few'::regclass`))
 	}
 	out, code = mtmctl(t, "verify", "--dev", dev.Dir(), "--quiet")

@@ -132,6 +132,9 @@ func ddlThroughThird(t *testing.T, c *testcluster.Cluster, _ *load) {
 	retried(t, db, "CREATE TABLE missed (id serial PRIMARY KEY, v text)")
 	retried(t, db, "INSERT INTO missed (v) VALUES ('a')")
 	retried(t, db, "ALTER TABLE missed ADD COLUMN w int DEFAULT 7")
+	retried(t, db, "CREATE TABLE own (id int)")
+	retried(t, db, "SELECT mtm.make_table_local('own')")
+	retried(t, db, "INSERT INTO own VALUES (1)")
 	c.Node(1).Kill()
 	c.Node(3).Start()
 	await(t, c, "nodes 2 and 3 online together", func() error {
@@ -143,6 +146,9 @@ func ddlThroughThird(t *testing.T, c *testcluster.Cluster, _ *load) {
 		return nil
 	})
 	require.Equal(t, "a7", one[string](t, c.Node(3).Connect(), "SELECT v || w FROM missed"))
+	retried(t, c.Node(3).Connect(), "INSERT INTO own VALUES (3)")
+	require.Equal(t, "own 3", one[string](t, c.Node(3).Connect(), "SELECT concat(relid, ' ', id) FROM mtm.local_tables, own"))
+	require.Zero(t, one[int](t, c.Node(2).Connect(), "SELECT count(*) FROM own"))
 	c.Node(1).Start()
 }
 

@@ -27,6 +27,7 @@ func TestOneCluster(t *testing.T) {
 		{"what one node commits the others read at once", committedIsRead},
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
+		{"local tables", localTables},
 		{"outcomes are asked", outcomesAreAsked},
 		{"scripts print what stock PostgreSQL prints", scripts},
 		{"dumped and restored", dumpAndRestore},

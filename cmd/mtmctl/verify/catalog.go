@@ -69,11 +69,18 @@ func (v *verifier) readDefinitions(ctx context.Context, i int, exact bool) (map[
 }
 
 func (v *verifier) readDefinitionsOnce(ctx context.Context, i int, exact bool) (map[string]reading, error) {
+	local, err := v.localTables(ctx, i)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := v.conns[i].Query(ctx, catalogSQL, exact)
 	if err != nil {
 		return nil, err
 	}
 	all := map[string]reading{}
+	for name := range local {
+		all["local table\x00"+name] = reading{version: "=", text: orExists("")}
+	}
 	var kind, name, text string
 	_, err = pgx.ForEachRow(rows, []any{&kind, &name, &text}, func() error {
 		key := kind + "\x00" + name

@@ -43,18 +43,22 @@ LEFT JOIN LATERAL (
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND c.relispopulated
 	AND n.nspname NOT IN ('information_schema', 'mtm') AND n.nspname NOT LIKE 'pg\_%'`
 
-// localTables are those that a user has made local to each node.
-func (v *verifier) localTables(ctx context.Context, i int) (local map[string]bool, err error) {
+// localSQL lists the tables that users have made local.
+const localSQL = `SELECT format('%I.%I', n.nspname, c.relname)
+	FROM mtm.local_tables l JOIN pg_class c ON c.oid = l.relid JOIN pg_namespace n ON n.oid = c.relnamespace`
+
+// localTables are those of node i; none if that is not a node of a cluster.
+func (v *verifier) localTables(ctx context.Context, i int) (map[string]bool, error) {
+	local := map[string]bool{}
 	var listed bool
-	err = v.conns[i].QueryRow(ctx, `SELECT to_regclass('mtm.local_tables') IS NOT NULL`).Scan(&listed)
+	err := v.conns[i].QueryRow(ctx, `SELECT to_regclass('mtm.local_tables') IS NOT NULL`).Scan(&listed)
 	if err != nil || !listed {
-		return nil, err
+		return local, err
 	}
-	rows, err := v.conns[i].Query(ctx, `SELECT format('%I.%I', rel_schema, rel_name) FROM mtm.local_tables`)
+	rows, err := v.conns[i].Query(ctx, localSQL)
 	if err != nil {
 		return nil, err
 	}
-	local = map[string]bool{}
 	var name string
 	_, err = pgx.ForEachRow(rows, []any{&name}, func() error { local[name] = true; return nil })
 	return local, err

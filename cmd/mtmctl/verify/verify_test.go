@@ -82,11 +82,14 @@ func TestVerify(t *testing.T) {
 		CREATE UNLOGGED TABLE local (x int); CREATE SEQUENCE s; CREATE TABLE long (id int PRIMARY KEY, t text);
 		INSERT INTO long VALUES (1, repeat('x', 1000))`)
 	w.on("a", `INSERT INTO local VALUES (1); SELECT nextval('s')`)
-	w.on("abc", `CREATE SCHEMA mtm; CREATE TABLE mtm.local_tables (rel_schema name, rel_name name);
-		INSERT INTO mtm.local_tables VALUES ('public', 'Mine'); CREATE TABLE "Mine" (x int)`)
+	w.on("abc", `CREATE SCHEMA mtm; CREATE TABLE mtm.local_tables (relid regclass);
+		CREATE TABLE "Mine" (x int); INSERT INTO mtm.local_tables VALUES ('"Mine"')`)
 	w.on("b", `INSERT INTO "Mine" VALUES (1)`)
 	w.on("b", `ALTER SEQUENCE s INCREMENT 16`)
 	require.Empty(t, w.found(verify.Options{}), "what is local does not count")
+	w.on("c", `DELETE FROM mtm.local_tables`)
+	require.Equal(t, []string{`local table public."Mine": exists / exists / `}, w.found(verify.Options{})[:1])
+	w.on("c", `INSERT INTO mtm.local_tables VALUES ('"Mine"')`)
 
 	w.on("b", `UPDATE k SET v = 0 WHERE a = 17; DELETE FROM k WHERE a = 18; UPDATE e SET i = 9 WHERE m = 'glad';
 		UPDATE d SET i = 9; UPDATE part SET id = 2; UPDATE long SET t = t || 'y'`)
