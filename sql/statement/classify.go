@@ -77,6 +77,7 @@ func classify(text string, tokens []token) *Statement {
 	}
 	mentions(w, s)
 	hide(w, s)
+	setval(w, s)
 	return s
 }
 
