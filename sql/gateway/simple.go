@@ -167,6 +167,9 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		if st.Has(statement.Unguarded) && tx == 'I' {
 			return s.unguarded()
 		}
+		if s.reindexes(st, tx) {
+			return s.reindexQuery(ctx, text)
+		}
 		return s.forward(false)
 	case statement.Read:
 		if st.Has(statement.ShowsPrepared) {

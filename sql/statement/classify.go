@@ -113,6 +113,9 @@ func classifyOther(w words, s *Statement) {
 		classifySet(w, s)
 	case t.Token_VACUUM, t.Token_ANALYZE, t.Token_ANALYSE, t.Token_CHECKPOINT, t.Token_CLUSTER, t.Token_REINDEX, t.Token_LOAD:
 		s.Kind = Local
+		if w.at(0) == t.Token_REINDEX && w.has(t.Token_CONCURRENTLY) {
+			s.Flags |= Everywhere
+		}
 		s.catalog(w, 1)
 	}
 }
