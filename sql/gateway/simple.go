@@ -303,7 +303,7 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 		}
 		switch st.Kind {
 		case statement.Read, statement.Session:
-			reads = reads && !st.Wrote() && !st.Has(statement.ShowsReadOnly)
+			reads = reads && !st.Wrote() && !st.Has(statement.ShowsReadOnly) && !st.Has(statement.Lasting)
 		case statement.Write, statement.CopyFrom, statement.TempDDL, statement.Unknown, statement.Local:
 			reads = false
 		default:
