@@ -54,6 +54,8 @@ func (t *applyTxn) logical(m *pgoutput.Logical) error {
 		return t.fill(m.Content)
 	case m.Prefix == prefixMissing:
 		return t.fillMissing(m.Content)
+	case m.Prefix == prefixSetval:
+		return t.followSetval(m.Content)
 	}
 	return nil
 }

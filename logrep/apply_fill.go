@@ -119,3 +119,22 @@ func (t *applyTxn) fillMissing(content []byte) error {
 		" AND atthasmissing", sentStmt{})
 	return t.drain()
 }
+
+// setvalMessage is the content of a logical message "mtm.setval".
+type setvalMessage struct {
+	V      int    `json:"v"` // 1
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
+	Value  int64  `json:"value"`
+	Called bool   `json:"called"`
+}
+
+// followSetval moves this node's sequence on, to where the client wanted it.
+func (t *applyTxn) followSetval(content []byte) error {
+	var m setvalMessage
+	if err := json.Unmarshal(content, &m); err != nil {
+		return fmt.Errorf("%w: %s: %v", ErrPayload, prefixSetval, err)
+	}
+	t.sendOnce(fmt.Sprintf("SELECT mtm.follow_setval(%s, %s, %d, %t)", quoteLiteral(m.Schema), quoteLiteral(m.Name), m.Value, m.Called), sentStmt{})
+	return t.drain()
+}

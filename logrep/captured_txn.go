@@ -107,6 +107,12 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 		if err := t.sendDDL(); err != nil {
 			return err
 		}
+	case prefixSetval:
+		if err := t.sendDDL(); err != nil {
+			return err
+		}
+		t.changes[subxid]++
+		t.late = t.late || t.told
 	case prefixNote:
 		t.flags |= noteFlags(string(m.Content))
 		return nil
@@ -172,6 +178,9 @@ const (
 
 	// What the statement computed where it ran, after mtm.ddl: see rowsMessage, missingMessage.
 	prefixRows, prefixMissing = "mtm.rows", "mtm.missing"
+
+	// A client called setval(): see setvalMessage.
+	prefixSetval = "mtm.setval"
 
 	// Nothing of it concerns other nodes.
 	scopeTemporary, scopeNothing = "temporary", "nothing"

@@ -10,6 +10,7 @@ import (
 
 	"mtm"
 	"mtm/proto/mtmpb"
+	"mtm/sql/gateway"
 	"mtm/sql/notify"
 )
 
@@ -83,6 +84,11 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		var m notify.Message
 		if err = json.Unmarshal(req.GetJson(), &m); err == nil {
 			out, err = s.d.relay.Receive(ctx, m)
+		}
+	case "reindex":
+		var o gateway.Reindex
+		if err = json.Unmarshal(req.GetJson(), &o); err == nil {
+			out, err = s.d.reindex(ctx, o)
 		}
 	case "pause", "resume":
 		err = s.d.hold(ctx, req.GetMethod() == "pause")

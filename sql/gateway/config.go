@@ -29,6 +29,8 @@ type Config struct {
 	StartupTimeout time.Duration
 	// Asked is told when a session has put a question to the daemon (package schema, Desk); it must not block. nil: nobody is.
 	Asked func()
+	// Everywhere has the other nodes run what this one has run, and waits for them; it says what failed. nil: nobody does.
+	Everywhere func(ctx context.Context, o Reindex) []*mtm.Error
 	// Channels learns what clients LISTEN to; nil: nobody does.
 	Channels   Channels
 	CacheBytes int // for what is known of statement texts. 0: 8 MiB

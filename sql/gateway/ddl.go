@@ -56,7 +56,7 @@ func (s *session) pieces(ctx context.Context, stmts []*statement.Statement, text
 	implicit := false
 	age := now()
 	s.mu.Lock()
-	s.hide = nil // the pieces are sent as they are
+	s.hide = nil // the pieces are sent as they are, but for setval
 	s.mu.Unlock()
 	for _, st := range stmts {
 		var stop bool
@@ -97,7 +97,7 @@ func (s *session) endPieces(implicit bool) error {
 // piece runs one statement of several. stop: it failed.
 func (s *session) piece(ctx context.Context, st *statement.Statement, text string, implicit bool, age uint64) (bool, bool, error) {
 	tx := s.status()
-	piece := st.Text(text)
+	piece := s.hidePiece(st, text)
 	s.noteTemporary(st)
 	if e := outsideBlock(st, piece); e != nil && implicit && tx != 'E' {
 		s.release(appendError(nil, 'E', "ERROR", e))

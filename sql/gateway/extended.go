@@ -14,6 +14,7 @@ type extended struct {
 	wrapped bool   // … in a block that the client does not see
 	failed  bool   // one of those failed: the rest, up to Sync, is to be skipped
 	ran     bool   // something was executed since the last answer was waited for
+	reindex string // a REINDEX CONCURRENTLY that the other nodes run when it is done
 	synced  bool   // the client's Sync is answered for already, but for telling him
 	cur     byte   // state of the transaction behind what was sent
 	metas   []meta // gathered in session.batch, not sent
@@ -129,7 +130,7 @@ func (s *session) describeParse(m *meta, text string, params []byte) {
 	}
 	st := stmts[0]
 	m.def.stmt = st
-	if st.Kind == statement.DDL {
+	if st.Kind == statement.DDL || st.Has(statement.Everywhere) {
 		m.def.text = ddlText(st, text)
 	}
 	switch {

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"slices"
+
 	"mtm/sql/statement"
 )
 
@@ -31,6 +33,23 @@ func (s *session) hideOurs(stmts []*statement.Statement, text string) {
 	s.mu.Unlock()
 }
 
+// hidePiece is the text of one statement of several, which is run by itself.
+func (s *session) hidePiece(st *statement.Statement, text string) string {
+	piece := st.Text(text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hide = nil
+	if st.Kind != statement.Write || len(st.Hide) == 0 {
+		return piece
+	}
+	patches := slices.Clone(st.Hide)
+	for i := range patches {
+		patches[i].At -= st.Start
+	}
+	s.hide = newHidden(piece, patches)
+	return statement.Apply(piece, patches)
+}
+
 // ddlText is what the other nodes are told of a DDL statement.
 func ddlText(st *statement.Statement, text string) string {
 	return statement.Apply(text, st.Hide)[st.Start:st.End]
@@ -58,10 +77,13 @@ func (h *hidden) position(n int) int {
 // asSent gives the position in an error in terms of what the client sent; mu is held.
 func (s *session) asSent(e expect, msg []byte) []byte {
 	switch {
-	case e.op == 'Q' && e.shift != 0:
-		return shiftPosition(msg, e.shift)
-	case e.op == 'Q' && s.hide != nil && e.role == roleClient:
-		return mapPosition(msg, s.hide.position)
+	case e.op == 'Q':
+		if s.hide != nil && e.role == roleClient {
+			msg = mapPosition(msg, s.hide.position)
+		}
+		if e.shift != 0 {
+			msg = shiftPosition(msg, e.shift)
+		}
 	case e.op == 'P' && e.parse != nil && e.parse.hide != nil:
 		return mapPosition(msg, e.parse.hide.position)
 	}

@@ -37,6 +37,9 @@ const (
 	injPing
 	injForbid
 	injChannels
+	injRole
+	injSessionUser
+	injSearchPath
 	injCount
 )
 
@@ -119,7 +122,8 @@ var injectedText = [injCount]string{
 	// Its first column is the transaction id.
 	injHold: "SELECT pg_catalog.pg_current_xact_id(), pg_catalog.pg_logical_emit_message(true, '" + mtm.OpenPrefix + "', pg_catalog.rpad($1::pg_catalog.text " +
 		"OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) pg_catalog.pg_current_xact_id()::pg_catalog.text, " + strconv.Itoa(mtm.OpenPad) + "))",
-	injPing:   "SELECT 'here'",
+	injPing: "SELECT 'here'",
+	injRole: "SELECT current_user", injSessionUser: "SELECT session_user", injSearchPath: "SELECT pg_catalog.current_setting('search_path')",
 	injForbid: "SELECT pg_catalog.pg_notify('mtm', '')",
 	injChannels: "SELECT '=' OPERATOR(pg_catalog.||) COALESCE(pg_catalog.string_agg(pg_catalog.encode(pg_catalog.convert_to(c, 'UTF8'), 'hex'), ' '), '') " +
 		"FROM pg_catalog.pg_listening_channels() AS c",
@@ -132,6 +136,7 @@ var injectedName = [injCount]string{
 	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_like", "_mtm_ddl_several", "_mtm_ddl_execute",
 	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
 	"_mtm_open", "_mtm_immediate", "_mtm_patient", "_mtm_hold", "_mtm_ping", "_mtm_forbid", "_mtm_channels",
+	"_mtm_role", "_mtm_session_user", "_mtm_search_path",
 }
 
 // ownPortal is for what is injected into the middle of a client's transaction, where his unnamed portal may be alive.
@@ -145,7 +150,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels:
+	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels, injRole, injSessionUser, injSearchPath:
 		portal = ownPortal
 	}
 	name := injectedName[which]

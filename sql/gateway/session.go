@@ -42,7 +42,7 @@ type expect struct {
 // prepared is what is known of a client's prepared statement.
 type prepared struct {
 	stmt *statement.Statement // nil: nothing
-	text string               // of DDL only
+	text string               // of what other nodes are told: DDL, REINDEX CONCURRENTLY
 	hide *hidden
 }
 

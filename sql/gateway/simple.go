@@ -167,6 +167,9 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		if st.Has(statement.Unguarded) && tx == 'I' {
 			return s.unguarded()
 		}
+		if s.reindexes(st, tx) {
+			return s.reindexQuery(ctx, text)
+		}
 		return s.forward(false)
 	case statement.Read:
 		if st.Has(statement.ShowsPrepared) {
@@ -300,7 +303,7 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 		}
 		switch st.Kind {
 		case statement.Read, statement.Session:
-			reads = reads && !st.Wrote() && !st.Has(statement.ShowsReadOnly)
+			reads = reads && !st.Wrote() && !st.Has(statement.ShowsReadOnly) && !st.Has(statement.Lasting)
 		case statement.Write, statement.CopyFrom, statement.TempDDL, statement.Unknown, statement.Local:
 			reads = false
 		default:

@@ -71,7 +71,8 @@ create table z (a int)\; insert into z values (1)\; select * from z\; drop table
 		"cursors": "begin; declare c cursor for select generate_series(1, 5); fetch 2 from c; move 1 in c; fetch all from c; close c; commit;\n" +
 			"begin; declare c cursor with hold for select generate_series(1, 5); commit; fetch 2 from c; close c;\n",
 		"prepared": "prepare p (int) as insert into t values ($1, 'p'); execute p(1); execute p(2); execute p(1); select * from t; select name from pg_prepared_statements; deallocate p;\n" +
-			"begin; execute p(1); rollback; prepare q as select 1; execute q;\n",
+			"begin; execute p(1); rollback; prepare q as select 1; execute q;\n" +
+			"prepare r as insert into t values (20, 'r')\\; execute r;\nexecute r; deallocate r\\; execute r;\ndeallocate q\\; delete from t returning id;\n",
 		"local": "vacuum t; analyze t; checkpoint; reindex table t; cluster t; begin; vacuum t; rollback; create database dd; drop database dd; alter system set work_mem = '5MB'; alter system reset work_mem;\n" +
 			"select 1\\; vacuum t;\n",
 		"copy": "copy t from stdin;\n1\ta\n2\tb\n\\.\ncopy t to stdout;\ncopy t from stdin;\n3\ta\n1\tb\n\\.\nselect count(*) from t;\nbegin;\ncopy t from stdin;\n5\tx\n\\.\ncommit;\n" +

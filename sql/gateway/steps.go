@@ -174,6 +174,10 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 			s.ext.ran = true
 			return end, nil
 		}
+	case statement.Local:
+		if s.reindexes(m.def.stmt, tx) {
+			s.ext.reindex = m.def.text
+		}
 	case statement.CopyFrom:
 		return s.copyStep(m, end)
 	case statement.Read, statement.Session:
@@ -415,6 +419,8 @@ func (s *session) endBatch(ctx context.Context) error {
 	case s.ext.synced:
 		s.release(appendReady(nil, s.status()))
 		return nil
+	case s.ext.reindex != "":
+		return s.reindexBatch(ctx, s.ext.reindex)
 	case !wrapped:
 		s.sync(false)
 		return s.send()

@@ -149,7 +149,7 @@ func (s *session) tryAgain(u *unit, e *mtm.Error, n int) bool {
 	gone := s.lost
 	lostOurs := e.Code == "26000" && s.have == [injCount]bool{}
 	s.mu.Unlock()
-	if canceled || gone != nil || !s.intact() || len(s.batch) > batchLimit || u.copies() {
+	if canceled || gone != nil || !s.intact() || len(s.batch) > batchLimit || u.once() {
 		return false
 	}
 	switch {
@@ -182,7 +182,7 @@ func (s *session) fallback(u *unit, code string) bool {
 	gone := s.lost != nil || s.canceled
 	s.mu.Unlock()
 	st := u.stmts[0]
-	if gone || !s.intact() || len(s.batch) > batchLimit || u.copies() || st == nil {
+	if gone || !s.intact() || len(s.batch) > batchLimit || u.once() || st == nil {
 		return false
 	}
 	if !u.temporary {
@@ -205,9 +205,10 @@ func (s *session) fallback(u *unit, code string) bool {
 	return again
 }
 
-func (u *unit) copies() bool {
+// once reports whether it cannot be run again: the client's data is gone, or something is left of it.
+func (u *unit) once() bool {
 	for _, st := range u.stmts {
-		if st != nil && st.Kind == statement.CopyFrom {
+		if st != nil && (st.Kind == statement.CopyFrom || st.Has(statement.Lasting)) {
 			return true
 		}
 	}

@@ -270,13 +270,40 @@ BEGIN
             VALUES (rel) UNION SELECT i.inhrelid FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.member) SELECT member FROM family);
 END $$;
 
--- A statement rewrites a table: for a new column of which each row gets a value of its own, or a generated one.
+-- Whether ALTER COLUMN TYPE may compute something else on another node: a function that is not immutable, CURRENT_…, or a cast or an operator
+-- of the user's that calls one. Told from words, of which too many mean only that rows travel that need not.
+CREATE OR REPLACE FUNCTION mtm.computes(text text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_proc p WHERE p.oid >= 16384 AND p.provolatile <> 'i'
+            AND (strpos(lower(text), lower(p.proname)) > 0
+                OR EXISTS (SELECT FROM pg_cast c WHERE c.castfunc = p.oid) OR EXISTS (SELECT FROM pg_operator o WHERE o.oprcode = p.oid)))
+        OR text ~* '\musing\M' AND (text ~* 'u&"|\m(current_|localtime|now\M|today\M|tomorrow\M|yesterday\M|session_user|user\M)'
+            OR EXISTS (SELECT FROM pg_proc p WHERE p.provolatile <> 'i'
+                AND p.proname = ANY (ARRAY(SELECT DISTINCT lower(w[1]) FROM regexp_matches(text, '[[:alpha:]_][[:alnum:]_]*', 'g') w))))
+$$;
+
+-- A statement rewrites a table. mtm.rewritten: those where a new column gets a value of its own in each row, or a generated one;
+-- mtm.recomputed: those whose rows the other nodes must be sent in any case, for they were not logged (1), or a new type computes them (4).
 CREATE OR REPLACE FUNCTION mtm.on_rewrite() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel oid := pg_event_trigger_table_rewrite_oid();
+    reason int := pg_event_trigger_table_rewrite_reason();
+    stack text;
+    name text;
 BEGIN
-    IF current_setting('mtm.ddl_open', true) <> '' AND pg_event_trigger_table_rewrite_reason() & 2 <> 0 THEN
-        PERFORM set_config('mtm.rewritten', concat_ws(',', nullif(current_setting('mtm.rewritten', true), ''), pg_event_trigger_table_rewrite_oid()), true);
+    IF current_setting('mtm.ddl_open', true) = '' THEN
+        RETURN;
     END IF;
+    GET DIAGNOSTICS stack = PG_CONTEXT; -- has the statement, if it is in a function
+    IF reason & 1 <> 0 OR reason & 4 <> 0 AND mtm.computes(current_query() || stack) THEN
+        name := 'mtm.recomputed';
+    ELSIF reason & 2 <> 0 THEN
+        name := 'mtm.rewritten';
+    ELSE
+        RETURN;
+    END IF;
+    PERFORM set_config(name, concat_ws(',', nullif(current_setting(name, true), ''), rel), true);
 END $$;
 
 -- Sends what ALTER TABLE put into the rows of these tables.
@@ -284,19 +311,23 @@ CREATE OR REPLACE FUNCTION mtm.send_filled(rels oid[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rewritten oid[] := string_to_array(nullif(current_setting('mtm.rewritten', true), ''), ',')::oid[];
+    recomputed oid[] := string_to_array(nullif(current_setting('mtm.recomputed', true), ''), ',')::oid[];
+    here oid[] := '{}'; -- tables that are this node's own
 BEGIN
     PERFORM mtm.send_missing(rel) FROM unnest(rels) rel;
-    IF rewritten IS NULL THEN
+    IF rewritten IS NULL AND recomputed IS NULL THEN
         RETURN;
     END IF;
-    PERFORM set_config('mtm.rewritten', '', true);
+    PERFORM set_config('mtm.rewritten', '', true), set_config('mtm.recomputed', '', true);
     IF mtm.has_local() THEN
-        rewritten := ARRAY(SELECT r FROM unnest(rewritten) r WHERE r NOT IN (SELECT relid FROM mtm.local_tables));
+        here := ARRAY(SELECT relid::oid FROM mtm.local_tables);
     END IF;
-    PERFORM mtm.send_rows(c.oid) FROM pg_class c WHERE c.oid = ANY (rewritten) AND c.relpersistence = 'p' AND c.relkind = 'r'
-        AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attidentity <> '' AND NOT a.attisdropped)
+    PERFORM mtm.send_rows(c.oid) FROM pg_class c WHERE c.relpersistence = 'p' AND c.relkind = 'r' AND c.oid <> ALL (here)
+        AND (c.oid = ANY (recomputed) OR c.oid = ANY (rewritten) AND (
+            EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND NOT a.attisdropped
+                AND (a.attidentity <> '' OR t.typdefaultbin IS NOT NULL))
             OR EXISTS (SELECT FROM pg_attrdef d, regexp_matches(d.adbin::text, ':(?:op)?funcid (\d+)', 'g') f JOIN pg_proc p ON p.oid = f[1]::oid
-                WHERE d.adrelid = c.oid AND p.provolatile = 'v'));
+                WHERE d.adrelid = c.oid AND p.provolatile = 'v')));
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.on_drop() RETURNS event_trigger
@@ -371,6 +402,6 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.computes, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

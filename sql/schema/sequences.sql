@@ -13,7 +13,8 @@
 -- Not stepped, and so exactly as the user wrote it: a sequence whose range has no room for 16 classes (MAXVALUE 5), one
 -- whose step does not fit in a bigint, temporary ones, and what is created under mtm.sequence_mode = off.
 -- A client that takes i ids after each nextval (blocks of its own) is safe if the sequence was created with that
--- INCREMENT. setval() may leave the class; mtm.alter_sequences() mends it.
+-- INCREMENT. setval() of PostgreSQL may leave the class, and mtm.alter_sequences() mends that; but what clients write as setval() runs as
+-- mtm.setval() below, which does not leave it, and takes the other nodes along.
 --
 -- mtm.sequences: user_* is what the user asked for, set_* what the catalog got for it. A catalog value that is no longer set_*
 -- is the user's new wish.
@@ -177,6 +178,77 @@ BEGIN
     END LOOP;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.alter_sequences
+-- What setval(seq, v, called) is to set here: the first value of this node's class that nextval() may give then. fits: there is one; else
+-- the end of the range, as given. NULL if the sequence is not stepped, or v not in its range.
+CREATE OR REPLACE FUNCTION mtm.setval_target(seq oid, v bigint, called boolean, OUT value bigint, OUT fits boolean)
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s mtm.sequences;
+    up boolean;
+    next numeric;
+BEGIN
+    SELECT * INTO s FROM mtm.sequences WHERE seqid = seq AND stepped AND v BETWEEN user_min AND user_max;
+    IF s.seqid IS NULL THEN
+        RETURN;
+    END IF;
+    up := s.set_increment > 0;
+    next := mtm.in_class(CASE WHEN NOT called THEN v::numeric WHEN up THEN v::numeric + 1 ELSE v::numeric - 1 END,
+        s.anchor::numeric + ((SELECT id FROM mtm.node) - 1) * s.grain::numeric, 16 * abs(s.grain::numeric), up);
+    fits := next BETWEEN s.set_min AND s.set_max;
+    value := CASE WHEN fits THEN next WHEN up THEN s.set_max ELSE s.set_min END;
+END $$;
+
+-- Notes for the other nodes that setval() was called. It hands its value on.
+CREATE OR REPLACE FUNCTION mtm.setval_done(seq regclass, v bigint, called boolean, done bigint) RETURNS bigint
+LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('mtm.gateway', true) = 'on' THEN
+        PERFORM set_config('mtm.ddl_nested', 'on', true), -- so that the transaction is sent
+            pg_logical_emit_message(true, 'mtm.setval', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname, 'value', v, 'called', called)::text)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = seq AND c.relpersistence = 'p';
+    END IF;
+    RETURN v;
+END $$;
+
+-- setval() as clients call it, through the gateway. Functions in SQL, which PostgreSQL puts in place of the call: errors look as ever.
+CREATE OR REPLACE FUNCTION mtm.setval(seq regclass, v bigint, called boolean) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT mtm.setval_done(seq, v, called, pg_catalog.setval(seq, coalesce((mtm.setval_target(seq, v, called)).value, v),
+        coalesce(NOT (mtm.setval_target(seq, v, called)).fits, called)))
+$$;
+CREATE OR REPLACE FUNCTION mtm.setval(seq regclass, v bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT mtm.setval_done(seq, v, true, pg_catalog.setval(seq, coalesce((mtm.setval_target(seq, v, true)).value, v),
+        coalesce(NOT (mtm.setval_target(seq, v, true)).fits, true)))
+$$;
+
+-- Takes this node's sequence along when setval() was called on another: forward only, for what it has given it must not give again. A
+-- short way goes by nextval(), which nothing that clients do meanwhile can undo; sequences that cache would keep some for this session.
+CREATE OR REPLACE FUNCTION mtm.follow_setval(schema text, name text, v bigint, called boolean) RETURNS void
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    seq regclass := to_regclass(format('%I.%I', schema, name));
+    p pg_sequence;
+    target record;
+    next numeric;
+    steps numeric;
+BEGIN
+    SELECT * INTO p FROM pg_sequence WHERE seqrelid = seq;
+    IF p.seqrelid IS NULL THEN
+        RETURN;
+    END IF;
+    target := mtm.setval_target(seq, v, called);
+    IF target.fits IS NULL THEN
+        target.fits := v BETWEEN p.seqmin AND p.seqmax AND NOT called;
+        target.value := greatest(p.seqmin, least(p.seqmax, v));
+    END IF;
+    EXECUTE format('SELECT last_value::numeric + CASE WHEN is_called AND $1 THEN $2 ELSE 0 END FROM %s', seq) INTO next USING target.fits, p.seqincrement;
+    steps := ceil((target.value - next) / p.seqincrement);
+    IF steps > 0 AND steps <= 10000 AND p.seqcache = 1 AND target.fits THEN
+        PERFORM nextval(seq) FROM generate_series(1, steps);
+    ELSIF steps > 0 THEN
+        PERFORM setval(seq, target.value, NOT target.fits);
+    END IF;
+END $$;
+
+REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.alter_sequences, mtm.follow_setval
     FROM public;
 GRANT EXECUTE ON FUNCTION mtm.alter_sequences TO mtm_admin;

@@ -77,6 +77,7 @@ func classify(text string, tokens []token) *Statement {
 	}
 	mentions(w, s)
 	hide(w, s)
+	setval(w, s)
 	return s
 }
 
@@ -103,6 +104,9 @@ func classifyOther(w words, s *Statement) {
 		}
 	case t.Token_CLOSE, t.Token_SHOW, t.Token_RESET, t.Token_DISCARD, t.Token_DEALLOCATE:
 		s.Kind = Session
+		if w.at(0) == t.Token_DEALLOCATE {
+			s.Flags |= Lasting
+		}
 	case t.Token_LISTEN, t.Token_NOTIFY, t.Token_UNLISTEN:
 		s.Kind, s.Flags = Session, Temporary
 		if w.at(0) == t.Token_LISTEN {
@@ -112,6 +116,9 @@ func classifyOther(w words, s *Statement) {
 		classifySet(w, s)
 	case t.Token_VACUUM, t.Token_ANALYZE, t.Token_ANALYSE, t.Token_CHECKPOINT, t.Token_CLUSTER, t.Token_REINDEX, t.Token_LOAD:
 		s.Kind = Local
+		if w.at(0) == t.Token_REINDEX && w.has(t.Token_CONCURRENTLY) {
+			s.Flags |= Everywhere
+		}
 		s.catalog(w, 1)
 	}
 }
@@ -198,9 +205,9 @@ func classifyTransaction(w words, s *Statement) {
 	case t.Token_SAVEPOINT, t.Token_RELEASE:
 		s.Kind = Savepoint
 	case t.Token_PREPARE:
-		s.Kind = Session
+		s.Kind, s.Flags = Session, Lasting
 		if w.at(1) == t.Token_TRANSACTION && w.at(2) != t.Token_AS && w.at(2) != '(' {
-			s.Kind = PrepareTx
+			s.Kind, s.Flags = PrepareTx, 0
 		}
 	}
 	if prepared && w.at(0) != t.Token_END_P && w.at(0) != t.Token_ABORT_P {

@@ -1,6 +1,8 @@
 package statement
 
 import (
+	"regexp"
+	"slices"
 	"strings"
 
 	t "github.com/pganalyze/pg_query_go/v6"
@@ -95,6 +97,48 @@ func hide(w words, s *Statement) {
 	}
 	s.Hide = catalogsRead(w)
 }
+
+// setvalCall finds calls of setval() in a text: a name as PostgreSQL has it, behind nothing that would make it another's.
+var setvalCall = regexp.MustCompile(`(?i)(^|[^\w$."])((?:pg_catalog\s*\.\s*)?setval)\s*\(`)
+
+// setval has calls of setval() run as mtm.setval(), which leads the other nodes' sequences along: those of the statement itself, and in a DO
+// those of its code.
+func setval(w words, s *Statement) {
+	code := w.at(0) == t.Token_DO
+	if len(w.tokens) == 0 || s.Kind == DDL || w.at(0) == t.Token_EXPLAIN && s.Kind == Read && !code {
+		return
+	}
+	start, end := w.tokens[0].start, w.tokens[len(w.tokens)-1].end
+	if !containsFold(w.text[start:end], "setval") {
+		return
+	}
+	for i, tok := range w.tokens {
+		word := w.word(i)
+		switch {
+		case code && tok.code == t.Token_SCONST:
+			for _, at := range setvalCall.FindAllStringSubmatchIndex(word, -1) {
+				s.Hide = append(s.Hide, Patch{At: tok.start + at[4], Len: at[5] - at[4], Text: ownSetval})
+			}
+		case tok.code == t.Token_IDENT && strings.EqualFold(strings.Trim(word, `"`), "setval") && w.at(i+1) == '(':
+			from := tok.start
+			if w.at(i-1) == '.' {
+				if w.word(i-2) != "pg_catalog" {
+					continue
+				}
+				from = w.tokens[i-2].start
+			}
+			s.Hide = append(s.Hide, Patch{At: from, Len: tok.end - from, Text: ownSetval})
+		default:
+			continue
+		}
+		if s.Kind == Read && len(s.Hide) > 0 {
+			s.Kind = Write
+		}
+	}
+	slices.SortFunc(s.Hide, func(a, b Patch) int { return a.At - b.At })
+}
+
+const ownSetval = "mtm.setval"
 
 // maxHidden is how long the names of hidden are, at most, in bytes.
 const maxHidden = len("pg_publication_tables")

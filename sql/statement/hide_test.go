@@ -52,3 +52,25 @@ func TestHideGivesTableoid(t *testing.T) {
 	require.Contains(t, stmts[2].Hide[0].Text, "full_identity")
 	require.NotContains(t, stmts[2].Hide[1].Text, "tableoid")
 }
+
+// TestSetval says which calls of setval() run as mtm.setval(), marked by @.
+func TestSetval(t *testing.T) {
+	for _, want := range []string{
+		"select @('s', 5)", "SELECT @ ( 's', max(id), true) FROM t", "insert into t select @('s', 1)", "select @('s', 1) from t group by 1",
+		"prepare p as select @('s', $1)", "copy (select @('s', 1)) to stdout", "explain analyze select @('s', 1)", "call p(@('s', 1))",
+		"select s.setval('s', 1), setval, 'setval(', nextval('s'), @('t', 1)", "do $$ begin perform @('s', 1); x.setval(2); my_setval(3); @ (4); end $$",
+		"do 'begin execute ''select @(1)''; end'",
+		"explain select setval('s', 5)", "create function f() returns bigint language sql as 'select setval(1)'", "select 'setval(1)'",
+	} {
+		for _, written := range []string{"setval", "pg_catalog.setval", "SetVal", "pg_catalog . setval"} {
+			stmts, ok := Split(strings.ReplaceAll(want, "@", written))
+			require.True(t, ok, want)
+			require.Equal(t, strings.ReplaceAll(want, "@", "mtm.setval"), Apply(strings.ReplaceAll(want, "@", written), stmts[0].Hide))
+			if strings.HasPrefix(want, "select @") {
+				require.Equal(t, Write, stmts[0].Kind)
+			}
+		}
+	}
+	stmts, _ := Split(`select "setval"('s', 1), pg_catalog."setval"('s', 1), relname from pg_class`)
+	require.Len(t, stmts[0].Hide, 3)
+}

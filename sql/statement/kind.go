@@ -49,6 +49,8 @@ const (
 	Exclusive                       // names a catalog in a statement that could lock it for good
 	Commits                         // FinishPrepared: COMMIT PREPARED
 	MayListen                       // DO: names LISTEN, so that it may do that
+	Lasting                         // Session: PREPARE, DEALLOCATE, which no rollback undoes
+	Everywhere                      // Local: REINDEX CONCURRENTLY, which every node runs for itself
 )
 
 // Has reports whether all of f is set.

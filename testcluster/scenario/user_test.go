@@ -32,6 +32,7 @@ func TestWhatUsersPrepare(t *testing.T) {
 		{"locks that do not travel stop nobody", heldLocks},
 		{"it outlives its session and its node", heldOutlivesNode},
 		{"a node that was away has it prepared", heldRecovered},
+		{"drivers for transaction managers: psycopg tpc, JDBC XA", driversPrepare},
 		{"it outlives all daemons", heldOutlivesAll},
 	} {
 		t.Run(one.name, func(t *testing.T) {
