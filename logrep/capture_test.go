@@ -48,7 +48,7 @@ func TestStreamedTransactionsThatEndBadlyLeaveNoSpillFile(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY); CREATE UNLOGGED TABLE un (id int)",
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE mtm.x (id int PRIMARY KEY); CREATE UNLOGGED TABLE un (id int)",
 		"CREATE TABLE loc (id int PRIMARY KEY); CREATE TABLE mtm.local_tables (rel_schema name, rel_name name, PRIMARY KEY (rel_schema, rel_name))")
 	drop := func(c captured) { p.finish(c.gid, false) }
 	note := "SELECT pg_logical_emit_message(true, 'mtm', '%s')"
@@ -76,7 +76,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestWritesThatBypassUsAreIncidents(t *testing.T) {
-	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY)")
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE mtm.x (id int PRIMARY KEY)")
 	p.a.exec("INSERT INTO mtm.x VALUES (1)") // ours: no incident
 	p.a.exec("SELECT pg_replication_origin_create('somebody'), pg_replication_origin_session_setup('somebody')")
 	p.a.exec("INSERT INTO t VALUES (100, 'replicated')") // came by replication: none

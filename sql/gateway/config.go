@@ -29,6 +29,8 @@ type Config struct {
 	StartupTimeout time.Duration
 	// Asked is told when a session has put a question to the daemon (package schema, Desk); it must not block. nil: nobody is.
 	Asked func()
+	// Token gives a token (mtm.TokenPrefix) by which capture knows one message as the gateway's; nil: none is believed.
+	Token func() string
 	// Channels learns what clients LISTEN to; nil: nobody does.
 	Channels   Channels
 	CacheBytes int // for what is known of statement texts. 0: 8 MiB
@@ -99,6 +101,9 @@ const (
 )
 
 func (c *Config) defaults() {
+	if c.Token == nil {
+		c.Token = func() string { return mtm.TokenPrefix }
+	}
 	if c.SlowStatement == 0 {
 		c.SlowStatement = 20 * time.Millisecond
 	}

@@ -12,7 +12,8 @@ ALTER EVENT TRIGGER "!mtm_before_ddl" ENABLE ALWAYS;
 
 CREATE EVENT TRIGGER "!mtm_rewrite" ON table_rewrite EXECUTE FUNCTION mtm.on_rewrite();
 CREATE EVENT TRIGGER "!mtm_first_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.first_ddl();
-CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.nested_ddl();
+CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.who_ddl();
+CREATE EVENT TRIGGER "~mtm_nested_ddl_" ON ddl_command_start EXECUTE FUNCTION mtm.nested_ddl();
 
 CREATE EVENT TRIGGER "!mtm_drop" ON sql_drop EXECUTE FUNCTION mtm.on_drop();
 ALTER EVENT TRIGGER "!mtm_drop" ENABLE ALWAYS;
