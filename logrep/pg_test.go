@@ -169,7 +169,7 @@ func (s *pgServer) dsn(db string) string {
 const testToken = "mtm-token-test"
 
 // ownSchema is of package schema what these tests need.
-const ownSchema = "CREATE SCHEMA mtm; CREATE TABLE mtm.said (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, prefix text NOT NULL, content text NOT NULL); " +
+const ownSchema = "CREATE SCHEMA mtm; CREATE TABLE mtm.said (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), prefix text NOT NULL, content text NOT NULL); " +
 	"CREATE FUNCTION mtm.say(prefix text, content text) RETURNS void LANGUAGE sql AS 'INSERT INTO mtm.said (prefix, content) VALUES ($1, $2)'"
 
 // say is a message of the gateway.

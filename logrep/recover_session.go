@@ -84,6 +84,9 @@ func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob) e
 		return err
 	}
 	s.settled()
+	if err := s.cleanse(); err != nil {
+		return err
+	}
 	for _, job := range group {
 		if job.payload.Has(mtm.PayloadDDL) {
 			s.cfg.Catalog.changed()

@@ -50,7 +50,7 @@ CREATE TABLE mtm.full_identity (
 -- What the other nodes are told from functions here (mtm.say): logical decoding sees the rows, which nobody but the owner can write, and
 -- nobody reads them.
 CREATE TABLE mtm.said (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     prefix text NOT NULL,
     content text NOT NULL
 );
