@@ -46,7 +46,9 @@ func TestWhoIsNotTrusted(t *testing.T) {
 	}
 }
 
-func ofNode[T any](t testing.TB, n *testcluster.Node, sql string) T { return one[T](t, n.ConnectPg(), sql) }
+func ofNode[T any](t testing.TB, n *testcluster.Node, sql string) T {
+	return one[T](t, n.ConnectPg(), sql)
+}
 
 // connectAs is a client of node n, with settings of his connection.
 func connectAs(t testing.TB, n *testcluster.Node, user string, settings map[string]string, notice func(*pgconn.Notice)) *pgx.Conn {
@@ -66,7 +68,9 @@ func connectAs(t testing.TB, n *testcluster.Node, user string, settings map[stri
 	return db
 }
 
-func mallory(t testing.TB, n *testcluster.Node) *pgx.Conn { return connectAs(t, n, "mallory", nil, nil) }
+func mallory(t testing.TB, n *testcluster.Node) *pgx.Conn {
+	return connectAs(t, n, "mallory", nil, nil)
+}
 
 func forgedMessages(t *testing.T, c *testcluster.Cluster) {
 	db := mallory(t, c.Node(1))
@@ -151,7 +155,9 @@ func ordersAnywhere(t *testing.T, c *testcluster.Cluster) {
 	left := func() string {
 		return holds(t, c.Node(3))
 	}
-	finish := func(n int, commit bool) string { return fmt.Sprintf("SELECT mtm.finish_prepared('p%d', %v)", n, commit) }
+	finish := func(n int, commit bool) string {
+		return fmt.Sprintf("SELECT mtm.finish_prepared('p%d', %v)", n, commit)
+	}
 	run := func(want string, sql ...string) {
 		t.Helper()
 		for i, s := range append(append([]string{"BEGIN"}, sql...), "COMMIT") {
