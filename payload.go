@@ -30,6 +30,10 @@ const (
 	OpenPad    = 256 << 10
 )
 
+// TokenPrefix begins each token by which capture knows that a logical message is the gateway's. A token has no blanks; the message's
+// content follows it after one. No client must ever see one that is new.
+const TokenPrefix = "mtm-token-"
+
 // Has reports whether all of f is set.
 func (p Payload) Has(f PayloadFlags) bool { return p.Flags&f == f }
 

@@ -50,7 +50,7 @@ const factsSQL = `SELECT pg_catalog.json_build_object(
       'parent', CASE p.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || pg_catalog.format('%I.%I', n.nspname, p.relname),
       'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', ca.attname, 'parent', pg_catalog.quote_ident(pa.attname),
             'type', pg_catalog.format_type(ca.atttypid, -1), 'equal', pg_catalog.format('OPERATOR(%I.%s)', opn.nspname, o.oprname)) ORDER BY k.n)
-          FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY AS k (child, parent, op, n)
+          FROM ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop)) WITH ORDINALITY AS k (child, parent, op, n)
           JOIN pg_catalog.pg_attribute ca ON ca.attrelid = c.conrelid AND ca.attnum = k.child
           JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid AND pa.attnum = k.parent
           JOIN pg_catalog.pg_operator o ON o.oid = k.op JOIN pg_catalog.pg_namespace opn ON opn.oid = o.oprnamespace)))

@@ -77,9 +77,19 @@ func (t *applyTxn) ddl(content []byte) error {
 	if err := t.drain(); err != nil {
 		return err
 	}
-	run := []string{d.enter(), text, d.leave()}
+	run := []string{text}
 	if d.Prepare != "" {
-		run = []string{d.enter(), d.deallocate(), d.Prepare, text, d.deallocate(), d.leave()}
+		run = []string{d.deallocate(), d.Prepare, text, d.deallocate()}
+	}
+	trusted, err := t.trusts(d.SessionUser)
+	if err != nil {
+		return err
+	}
+	if trusted {
+		run = slices.Concat([]string{d.enter() + d.enterRole()}, run, []string{d.leave()})
+	} else {
+		t.tainted = true
+		run = d.contained(run, quoteIdent("mtm", "run "+t.job.gid.String()))
 	}
 	for _, sql := range run {
 		t.fe.SendQuery(&pgproto3.Query{String: sql})
@@ -151,10 +161,14 @@ func (d *ddlMessage) enter() string {
 	if d.SessionUser != "" {
 		fmt.Fprintf(&b, "SET LOCAL SESSION AUTHORIZATION %s;", quoteIdent(d.SessionUser))
 	}
-	if d.Role != "" && d.Role != d.SessionUser {
-		fmt.Fprintf(&b, "SET LOCAL ROLE %s;", quoteIdent(d.Role))
-	}
 	return b.String()
+}
+
+func (d *ddlMessage) enterRole() string {
+	if d.Role == "" || d.Role == d.SessionUser {
+		return ""
+	}
+	return "SET LOCAL ROLE " + quoteIdent(d.Role)
 }
 
 // deallocate forgets the client's prepared statement, if there is one: a transaction that failed may have left it.
@@ -169,9 +183,55 @@ func (d *ddlMessage) leave() string {
 	for _, name := range d.names() {
 		quoted = append(quoted, quoteLiteral(strings.ToLower(name)))
 	}
-	return "SET LOCAL ROLE none; SET LOCAL SESSION AUTHORIZATION DEFAULT;" +
+	return "SET LOCAL search_path = ''; SET LOCAL ROLE none; SET LOCAL SESSION AUTHORIZATION DEFAULT;" + // his "=" is not ours
 		"SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings WHERE pg_catalog.lower(name) IN (" +
 		strings.Join(quoted, ", ") + ")"
+}
+
+// trusts reports whether a session of user may do here what it likes: there is none, or he is a superuser.
+func (t *applyTxn) trusts(user string) (bool, error) {
+	if user == "" {
+		return true, nil
+	}
+	super, err := t.rows("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = $1", user)
+	return len(super) == 1 && super[0] == "t", err
+}
+
+// contained has texts run with the rights of their role and no more. A worker has logged in as a superuser, so what runs in it can go back
+// to that, by RESET SESSION AUTHORIZATION in a function of the client's: but not inside a function that is SECURITY DEFINER, where PostgreSQL
+// forbids it. So each text runs in such a one, of the role's. The session is not ours any more, until cleanse.
+func (d *ddlMessage) contained(texts []string, function string) []string {
+	signature := function + "(pg_catalog.text)"
+	role := d.Role
+	if role == "" {
+		role = d.SessionUser
+	}
+	run := []string{
+		"CREATE FUNCTION " + signature + " RETURNS pg_catalog.void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE $1; END'; " +
+			"ALTER FUNCTION " + signature + " OWNER TO " + quoteIdent(role) + "; GRANT EXECUTE ON FUNCTION " + signature + " TO PUBLIC",
+		d.enter(),
+	}
+	for _, text := range texts {
+		run = append(run, "SELECT "+function+"("+quoteLiteral(text)+")")
+	}
+	return append(run, d.leave(), "DO "+quoteLiteral("BEGIN IF pg_catalog.pg_my_temp_schema() <> 0 THEN RAISE EXCEPTION USING ERRCODE = '0A000', "+
+		"MESSAGE = 'what a DDL statement calls has made temporary objects'; END IF; END"),
+		"SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings WHERE setting IS DISTINCT FROM reset_val "+
+			"AND context IN ('user', 'superuser') AND NOT pg_catalog.starts_with(name, 'transaction_') AND name <> 'seed'",
+		learnPath, "DROP FUNCTION "+signature)
+}
+
+// cleanse gives a session that ran texts of clients its own state back. Nothing else may run in it before.
+func (s *applySession) cleanse() error {
+	if !s.tainted {
+		return nil
+	}
+	if err := s.simple("DISCARD ALL"); err != nil {
+		return &brokenError{err}
+	}
+	s.rels, s.fkStmts, s.quirks = map[string]*applyRel{}, map[string]*applyStmt{}, map[string]quirk{}
+	s.fresh, s.nstmt, s.tainted = s.fresh[:0], 0, false
+	return nil
 }
 
 // quoteLiteral quotes for standard_conforming_strings = on as well as off.

@@ -29,6 +29,8 @@ type applySession struct {
 	bytes  int          // about what is buffered since the last write
 	status byte         // of the transaction, after simpleAnswer: I, T or E
 	stale  bool         // a statement prepared in an earlier transaction was used in this one
+
+	tainted bool // what is no superuser's ran in it: see cleanse
 }
 
 // sentStmt is what must be known of a statement when its answer comes.

@@ -263,7 +263,7 @@ func TestFunctionsFindWhatTheyName(t *testing.T) {
 
 // A copy of a catalog holds expressions in a form that PostgreSQL writes and does not read.
 func TestACopyOfACatalog(t *testing.T) {
-	p := newPair(t, "CREATE SCHEMA mtm; CREATE FUNCTION mtm.node_tree(cstring) RETURNS pg_node_tree LANGUAGE internal IMMUTABLE STRICT AS 'textin'",
+	p := newPair(t, "CREATE FUNCTION mtm.node_tree(cstring) RETURNS pg_node_tree LANGUAGE internal IMMUTABLE STRICT AS 'textin'",
 		"CREATE TABLE parted (a int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF parted FOR VALUES IN (7)")
 	p.commit(text("CREATE TABLE copied AS SELECT * FROM pg_class")...)
 	p.commit("ALTER TABLE copied REPLICA IDENTITY FULL")

@@ -108,6 +108,10 @@ func (a *Applier) attempt(ctx context.Context, w *applyWorker, s *applySession, 
 		}
 		stop()
 		if err == nil {
+			if s != nil && s.cleanse() != nil {
+				s.close()
+				s = nil
+			}
 			return s, nil
 		}
 		again, news := a.curable(s, err)
@@ -139,7 +143,7 @@ func (a *Applier) cleanUp(ctx context.Context, s *applySession, job *applyJob, e
 	preparing := job.preparing
 	job.preparing = false
 	var broken *brokenError
-	if !errors.As(err, &broken) && s.rollback() == nil {
+	if !errors.As(err, &broken) && s.rollback() == nil && s.cleanse() == nil {
 		return s, err
 	}
 	pid := s.conn.PID()

@@ -108,7 +108,7 @@ func (s *captureStream) message(ctx context.Context, b []byte) error {
 		return s.truncate(subxid, body, m)
 	case *pgoutput.Logical:
 		if t := s.current(); t != nil && m.Transactional {
-			return t.logical(subxid, body, m)
+			return s.logical(t, subxid, m)
 		}
 		return nil
 	case pgoutput.Origin:
@@ -232,6 +232,14 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 		return t.abort()
 	}
 	t, err := s.withUser(gid, t)
+	if refusal, is := err.(*mtm.Error); is {
+		s.mu.Lock()
+		s.delivered = lsn
+		s.mu.Unlock()
+		s.decoded(gid)
+		s.sink.Refused(gid, lsn, refusal)
+		return t.abort()
+	}
 	if err != nil {
 		return err
 	}
@@ -261,7 +269,11 @@ func (s *captureStream) heldOpen(t *capturedTxn) error {
 	}
 	t.told = true
 	t.flags |= mtm.PayloadStreamed
-	if err := s.withOrder(t.open, t); err != nil {
+	if len(t.orders) > 0 || len(t.announced) > 0 {
+		s.decoded(t.open)
+		s.sink.Refused(t.open, 0, errHeldOrder)
+		err := t.abort()
+		t.out = nil
 		return err
 	}
 	p, err := t.finish()
@@ -301,6 +313,9 @@ func (s *captureStream) relation(ctx context.Context, body []byte, m pgoutput.Re
 		}
 		rel.replicated = !local
 	}
+	if name == tableSaid || name == tablePrepared {
+		rel.own = &m
+	}
 	if s.chunk != nil {
 		s.chunk.rels[m.ID] = rel
 	} else {
@@ -333,7 +348,9 @@ func (s *captureStream) row(subxid uint32, kind byte, body []byte) error {
 		}
 		return t.becomesLocal(subxid, m.(*pgoutput.Insert).New)
 	}
-	t.named = t.named || rel.name == "mtm.prepared"
+	if rel.own != nil {
+		return s.ownRow(t, subxid, kind, body, rel.own)
+	}
 	if !rel.replicated {
 		return nil
 	}

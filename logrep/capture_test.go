@@ -48,7 +48,7 @@ func TestStreamedTransactionsThatEndBadlyLeaveNoSpillFile(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY); CREATE UNLOGGED TABLE un (id int)")
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE mtm.x (id int PRIMARY KEY); CREATE UNLOGGED TABLE un (id int)")
 	drop := func(c captured) { p.finish(c.gid, false) }
 	note := "SELECT pg_logical_emit_message(true, 'mtm', '%s')"
 	for text, want := range map[string]mtm.PayloadFlags{"wait=off": mtm.PayloadWaitLocal, "wait=on": 0, "x=1 wait=No": mtm.PayloadWaitLocal,
@@ -63,7 +63,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestWritesThatBypassUsAreIncidents(t *testing.T) {
-	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA mtm; CREATE TABLE mtm.x (id int PRIMARY KEY)")
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE mtm.x (id int PRIMARY KEY)")
 	p.a.exec("INSERT INTO mtm.x VALUES (1)") // ours: no incident
 	p.a.exec("SELECT pg_replication_origin_create('somebody'), pg_replication_origin_session_setup('somebody')")
 	p.a.exec("INSERT INTO t VALUES (100, 'replicated')") // came by replication: none

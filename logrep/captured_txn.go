@@ -14,6 +14,7 @@ type relation struct {
 	body       []byte // of the 'R' message
 	name       string // schema.table
 	replicated bool
+	own        *pgoutput.Relation // of a table of ours whose rows speak to the other nodes; else nil
 }
 
 // capturedTxn is one transaction on its way out of the slot.
@@ -34,14 +35,13 @@ type capturedTxn struct {
 	told    bool    // … and it was delivered
 	late    bool    // … and it changed something all the same
 
-	announced []byte // the message that announces what a user prepared
-	order     []byte // … that orders what becomes of such a transaction
-	named     bool   // it changed mtm.prepared, which clients cannot do by themselves
+	announced []announcement // of what users prepared
+	orders    map[uint32]int // how many it holds of what is to become of such transactions, by sub-transaction
 }
 
 func newCapturedTxn(out *payloadWriter) *capturedTxn {
 	return &capturedTxn{
-		out: out, rels: map[uint32]*relation{}, wrote: map[uint32]*relation{}, changes: map[uint32]int{},
+		out: out, rels: map[uint32]*relation{}, wrote: map[uint32]*relation{}, changes: map[uint32]int{}, orders: map[uint32]int{},
 	}
 }
 
@@ -83,14 +83,14 @@ func (t *capturedTxn) change(subxid uint32, kind byte, body []byte, rels ...*rel
 	return t.out.frame(subxid, kind, body)
 }
 
-// logical takes a logical message: DDL travels, mtm's own notes to itself are heeded, others' are left.
-func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) error {
+// said takes what was certainly said by mtm itself: DDL travels, mtm's own notes to itself are heeded.
+func (t *capturedTxn) said(subxid uint32, m *pgoutput.Logical) error {
 	switch m.Prefix {
 	case prefixDDL:
 		if err := t.sendDDL(); err != nil {
 			return err
 		}
-		t.ddl, t.ddlXID, t.before = slices.Clone(body), subxid, false
+		t.ddl, t.ddlXID, t.before = logicalBody(m), subxid, false
 		return nil
 	case prefixDDLBefore, prefixDDLRun:
 		t.before = m.Prefix == prefixDDLBefore
@@ -113,17 +113,8 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 		}
 		t.changes[subxid]++
 		t.late = t.late || t.told
-	case prefixNote:
-		t.flags |= noteFlags(string(m.Content))
-		return nil
 	case mtm.OpenPrefix:
 		t.sayOpen(string(m.Content))
-		return nil
-	case prefixUserPrepare:
-		t.announced = slices.Clone(body)
-		return nil
-	case prefixUserFinish:
-		t.order = slices.Clone(body)
 		return nil
 	case prefixRecovered:
 		t.origin = true
@@ -134,8 +125,11 @@ func (t *capturedTxn) logical(subxid uint32, body []byte, m *pgoutput.Logical) e
 	if t.out == nil {
 		return nil
 	}
-	return t.out.frame(subxid, 'M', body)
+	return t.out.frame(subxid, 'M', logicalBody(m))
 }
+
+// logicalBody is m as the other nodes get it.
+func logicalBody(m *pgoutput.Logical) []byte { return pgoutput.Append(nil, m, false, 0)[1:] }
 
 // sayOpen reads a message with prefix mtm.OpenPrefix.
 func (t *capturedTxn) sayOpen(text string) {
@@ -208,6 +202,8 @@ func noteFlags(note string) (flags mtm.PayloadFlags) {
 // rollbackTo takes back one sub-transaction.
 func (t *capturedTxn) rollbackTo(subxid uint32) {
 	delete(t.changes, subxid)
+	delete(t.orders, subxid)
+	t.announced = slices.DeleteFunc(t.announced, func(a announcement) bool { return a.subxid == subxid })
 	t.aborted = append(t.aborted, subxid)
 }
 

@@ -32,6 +32,9 @@ type Config struct {
 	Catalog         *Catalog      // shared by all parts of a node
 	RecoverOrigin   string        // replication origin that keeps the position of recovery; default "mtm_recovered"
 
+	// Genuine tells whether this node's gateway has given out a token, for a message to the other nodes; nil: none is.
+	Genuine func(token string) bool
+
 	onWait func() // PostgreSQL says that the session waits for a lock
 }
 
@@ -54,6 +57,8 @@ type CaptureSink interface {
 	// Captured: a transaction prepared here under a gid of this node. It may come again after a reconnect. With
 	// PayloadStreamed it is one that a session holds open, and lsn is its transaction id.
 	Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload)
+	// Refused comes instead of Captured if the transaction must not be committed, and aborts it; lsn is 0 if a session holds it open.
+	Refused(gid mtm.GID, lsn mtm.LSN, err *mtm.Error)
 	// Blocked: see ApplySink; one of the two was captured just now.
 	Blocked(waiter, holder mtm.GID)
 	// Stalled: decoding waits for a lock of a prepared transaction, gid, or of session pid. true: the sink ends it, or leaves it be.

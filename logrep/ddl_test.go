@@ -18,9 +18,9 @@ func ddl(d ddlMessage) []string {
 	}
 	content, _ := json.Marshal(d)
 	return []string{
-		"SELECT pg_logical_emit_message(true, 'mtm.ddl', " + quoteLiteral(string(content)) + ")",
+		say("mtm.ddl", string(content)),
 		d.Text,
-		"SELECT pg_logical_emit_message(true, 'mtm.ddlend', '')",
+		say("mtm.ddlend", ""),
 	}
 }
 
@@ -108,8 +108,7 @@ func TestDDLThatFailsIsTold(t *testing.T) {
 	require.NotNil(t, err)
 	require.Equal(t, "42P07", err.Code)
 	p.finish(c.gid, false)
-	content := quoteLiteral(`{"v": 2, "text": "SELECT 1"}`)
-	c = p.prepare("SELECT pg_logical_emit_message(true, 'mtm.ddl', " + content + ")")
+	c = p.prepare(say("mtm.ddl", `{"v": 2, "text": "SELECT 1"}`))
 	require.Equal(t, mtm.CodeNotSupported, p.apply(c).Code)
 	p.finish(c.gid, false)
 	p.commit(text("CREATE TABLE x (id int)")...)
@@ -119,7 +118,7 @@ func TestDDLThatFailsIsTold(t *testing.T) {
 func TestRowsThatEventTriggersWrite(t *testing.T) {
 	p := newPair(t, "CREATE TABLE seen (n int PRIMARY KEY)", "CREATE TABLE t (id int PRIMARY KEY)")
 	say := func(what, content string) string {
-		return fmt.Sprintf("SELECT pg_logical_emit_message(true, 'mtm.ddl%s', '%s')", what, content)
+		return fmt.Sprintf("SELECT mtm.say('mtm.ddl%s', '%s')", what, content)
 	}
 	around := func(n int, sql, scope string) []string {
 		steps := text(sql)

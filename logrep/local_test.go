@@ -10,7 +10,7 @@ import (
 
 // localSetup is what sql/schema makes, without the triggers.
 var localSetup = []string{
-	"CREATE SCHEMA mtm; CREATE TABLE mtm.local_tables (relid regclass PRIMARY KEY)",
+	"CREATE TABLE mtm.local_tables (relid regclass PRIMARY KEY)",
 	"CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE \"Loc\" (id int PRIMARY KEY)",
 	"CREATE UNLOGGED TABLE un (id int)",
 }

@@ -35,6 +35,7 @@ type testSink struct {
 	finished  chan mtm.GID
 	blocked   chan [2]mtm.GID
 	conflicts chan uint32
+	refused   chan applied
 	handled   bool // what Conflict answers
 
 	mu   sync.Mutex
@@ -56,7 +57,7 @@ type applied struct {
 func newTestSink() *testSink {
 	return &testSink{
 		captured: make(chan captured, 10000), incidents: make(chan string, 1000), applied: make(chan applied, 10000),
-		finished: make(chan mtm.GID, 20000), blocked: make(chan [2]mtm.GID, 100000), conflicts: make(chan uint32, 100000),
+		finished: make(chan mtm.GID, 20000), blocked: make(chan [2]mtm.GID, 100000), conflicts: make(chan uint32, 100000), refused: make(chan applied, 100),
 		seen: map[mtm.GID]int{},
 	}
 }
@@ -64,6 +65,7 @@ func newTestSink() *testSink {
 func (s *testSink) Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload) {
 	s.captured <- captured{gid, lsn, p, time.Now()}
 }
+func (s *testSink) Refused(gid mtm.GID, _ mtm.LSN, err *mtm.Error) { s.refused <- applied{gid, err} }
 func (s *testSink) Stalled(gid mtm.GID, pid uint32) bool {
 	if pid != 0 {
 		s.conflicts <- pid

@@ -165,6 +165,18 @@ func (s *pgServer) dsn(db string) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=%s sslmode=disable", s.port, db)
 }
 
+// testToken is what the gateway's messages begin with.
+const testToken = "mtm-token-test"
+
+// ownSchema is of package schema what these tests need.
+const ownSchema = "CREATE SCHEMA mtm; CREATE TABLE mtm.said (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), prefix text NOT NULL, content text NOT NULL); " +
+	"CREATE FUNCTION mtm.say(prefix text, content text) RETURNS void LANGUAGE sql AS 'INSERT INTO mtm.said (prefix, content) VALUES ($1, $2)'"
+
+// say is a message of the gateway.
+func say(prefix, content string) string {
+	return "SELECT pg_logical_emit_message(true, '" + prefix + "', " + quoteLiteral(testToken+" "+content) + ")"
+}
+
 // node is one database of a test with its session.
 type node struct {
 	t    testing.TB
@@ -186,10 +198,12 @@ func newNode(t testing.TB, pg *pgServer, id mtm.NodeID) *node {
 	n := &node{t: t, pg: pg, id: id}
 	n.cfg = Config{
 		DSN: pg.dsn(db), Node: id, StatusInterval: 50 * time.Millisecond, Slot: "mtm_" + db, RecoverOrigin: "mtm_r_" + db, Spills: newDirSpills(t), Catalog: NewCatalog(),
-		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Genuine: func(token string) bool { return token == testToken },
+		Log:     slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	n.conn, err = pgconn.Connect(t.Context(), n.cfg.DSN)
 	require.NoError(t, err)
+	n.exec(ownSchema)
 	t.Cleanup(func() {
 		ctx := context.Background()
 		_ = n.conn.Close(ctx)

@@ -1,6 +1,7 @@
 package logrep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,7 +152,7 @@ func (r *Recoverer) again(ctx context.Context, s *recoverSession, group []recove
 	if errors.As(err, &broken) {
 		return err
 	}
-	if err := s.rollback(); err != nil {
+	if err := cmp.Or(s.rollback(), s.cleanse()); err != nil {
 		return err
 	}
 	at, posErr := position(ctx, s.conn, r.cfg.RecoverOrigin)

@@ -84,6 +84,9 @@ func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob) e
 		return err
 	}
 	s.settled()
+	if err := s.cleanse(); err != nil {
+		return err
+	}
 	for _, job := range group {
 		if job.payload.Has(mtm.PayloadDDL) {
 			s.cfg.Catalog.changed()
@@ -144,10 +147,8 @@ func (s *recoverSession) learned(err error) bool {
 	return false
 }
 
-// prefixRecovered is the prefix of the logical message in each local transaction of recovery. Capture knows such a
-// transaction by it: of one that is streamed, pgoutput announces the origin only if its first change has one, which this
-// message has not (seen on 15).
+// prefixRecovered is what each local transaction of recovery says first (mtm.say). Capture knows such a transaction by it.
 const (
 	prefixRecovered = "mtm.recovered"
-	sayRecovered    = "SELECT pg_catalog.pg_logical_emit_message(true, '" + prefixRecovered + "', '')"
+	sayRecovered    = "SELECT mtm.say('" + prefixRecovered + "', '')"
 )

@@ -86,10 +86,10 @@ func (p *pair) committed(sql ...string) captured {
 }
 
 func ddlNote(text string) string {
-	return "SELECT pg_logical_emit_message(true, 'mtm.ddl', " + quoteLiteral(`{"v":1,"text":"`+text+`","search_path":"public"}`) + ")"
+	return say("mtm.ddl", `{"v":1,"text":"`+text+`","search_path":"public"}`)
 }
 
-const ddlEnd = "SELECT pg_logical_emit_message(true, 'mtm.ddlend', '')"
+var ddlEnd = say("mtm.ddlend", "")
 
 func TestRecoveredTransactionsAreCommittedWithTheirPosition(t *testing.T) {
 	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE log (v text); ALTER TABLE log REPLICA IDENTITY FULL")

@@ -1,6 +1,7 @@
 package logrep
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,13 +34,14 @@ import (
 //
 // The coordinator knows nothing of this: a user's transaction is not in doubt, blocks no switch and no number.
 
-// The prefixes of logical messages about them.
+// The prefixes of messages about them. Capture makes them from the rows of mtm.prepared, which clients cannot write, and in their
+// sub-transactions: what was rolled back to a savepoint is no order. What a client says under these prefixes is nothing.
 const (
 	prefixUserPrepare = "mtm.prepare"
 	prefixUserFinish  = "mtm.finish"
 )
 
-// userPrepareMessage is the content of "mtm.prepare" (sql/schema's prepared.sql).
+// userPrepareMessage is the content of "mtm.prepare": a row of mtm.prepared that was inserted.
 type userPrepareMessage struct {
 	V        int    `json:"v"` // 1
 	GID      string `json:"gid"`
@@ -48,7 +50,7 @@ type userPrepareMessage struct {
 	Prepared string `json:"prepared"`
 }
 
-// userFinishMessage is the content of "mtm.finish".
+// userFinishMessage is the content of "mtm.finish": such a row that was updated.
 type userFinishMessage struct {
 	V       int    `json:"v"` // 1
 	GID     string `json:"gid"`
@@ -120,33 +122,87 @@ func (s *captureStream) userPrepared(t *capturedTxn, gid mtm.GID, lsn mtm.LSN) e
 	return t.abort()
 }
 
-// withUser is the announcement t with the user's changes before it. What only looks like an announcement is t.
-func (s *captureStream) withUser(gid mtm.GID, t *capturedTxn) (*capturedTxn, error) {
-	if err := s.withOrder(gid, t); err != nil {
-		return t, err
-	}
-	user := s.user[gid]
-	if t.announced == nil || !t.named || user == nil {
-		return t, nil
-	}
-	delete(s.user, gid)
-	user.flags |= t.flags | mtm.PayloadDDL
-	user.changes[0]++
-	return user, errors.Join(user.out.frame(0, 'M', t.announced), t.abort())
+// announcement is what t.announce takes, in that sub-transaction, about the transaction that a user prepared as gid.
+type announcement struct {
+	subxid uint32
+	gid    string
+	body   []byte
 }
 
-// withOrder adds the order to t that it gives. A client can write the message too, but not the row: his is left out.
-func (s *captureStream) withOrder(gid mtm.GID, t *capturedTxn) error {
-	if t.order == nil || !t.named {
+// preparedRow takes a row of mtm.prepared that a session here has inserted or updated.
+func (t *capturedTxn) preparedRow(subxid uint32, inserted bool, row map[string]pgoutput.Value) error {
+	text := func(column string) string { return string(row[column].Data) }
+	m := &pgoutput.Logical{Transactional: true}
+	var err error
+	if inserted {
+		m.Prefix = prefixUserPrepare
+		m.Content, err = json.Marshal(userPrepareMessage{V: 1, GID: text("gid"), Name: text("name"), Owner: text("owner"), Prepared: text("prepared")})
+		t.announced = append(t.announced, announcement{subxid, text("gid"), logicalBody(m)})
+		return err
+	}
+	if row["commits"].Kind != pgoutput.Text {
 		return nil
 	}
 	if err := t.sendDDL(); err != nil {
 		return err
 	}
-	s.cfg.Catalog.Announces(gid)
+	m.Prefix = prefixUserFinish
+	if m.Content, err = json.Marshal(userFinishMessage{V: 1, GID: text("gid"), Commits: text("commits") == "t"}); err != nil {
+		return err
+	}
+	t.orders[subxid]++
+	t.changes[subxid]++
+	t.late = t.late || t.told
 	t.flags |= mtm.PayloadDDL
-	t.changes[0]++
-	return t.out.frame(0, 'M', t.order)
+	if t.table == "" {
+		t.table = tablePrepared
+	}
+	if t.out == nil {
+		return nil
+	}
+	return t.out.frame(subxid, 'M', logicalBody(m))
+}
+
+// The refusals of what concerns users' prepared transactions.
+var (
+	errHeldOrder = &mtm.Error{
+		Code: mtm.CodeNotSupported, Msg: "cannot end a prepared transaction in a transaction that has used temporary objects, NOTIFY or WITH HOLD",
+		Hint: "Use COMMIT PREPARED or ROLLBACK PREPARED by itself.",
+	}
+	errPreparedOrder = &mtm.Error{
+		Code: mtm.CodeNotSupported, Msg: "cannot PREPARE a transaction that has ended a prepared transaction",
+		Hint: "Use COMMIT PREPARED or ROLLBACK PREPARED by itself.",
+	}
+	errForeignAnnouncement = &mtm.Error{
+		Code: "55000", Msg: "this transaction announces a prepared transaction that is not its own",
+		Hint: "mtm.announce_prepared() is for the gateway. Use PREPARE TRANSACTION.",
+	}
+	errLostUser = &mtm.Error{
+		Code: "40001", Msg: "what was to be prepared did not come out of the write-ahead log", Hint: "Repeat the transaction.",
+	}
+)
+
+// withUser is the announcement t with the user's changes before it, or t if it announces nothing. An *mtm.Error refuses it.
+func (s *captureStream) withUser(gid mtm.GID, t *capturedTxn) (*capturedTxn, error) {
+	if len(t.orders) > 0 {
+		s.cfg.Catalog.Announces(gid)
+	}
+	user := s.user[gid]
+	if len(t.announced) == 0 {
+		return t, nil
+	}
+	delete(s.user, gid)
+	switch {
+	case len(t.announced) > 1 || t.announced[0].gid != gid.UserName():
+		return t, cmp.Or[error](user.abort(), errForeignAnnouncement)
+	case user == nil:
+		return t, errLostUser
+	case len(user.orders) > 0 || len(user.announced) > 0:
+		return t, cmp.Or[error](user.abort(), errPreparedOrder)
+	}
+	user.flags |= t.flags | mtm.PayloadDDL
+	user.changes[0]++
+	return user, errors.Join(user.out.frame(0, 'M', t.announced[0].body), t.abort())
 }
 
 // forgetUser: what a user prepared here is over.
@@ -381,15 +437,15 @@ func (r *Recoverer) endAhead(ctx context.Context, conn *pgconn.PgConn, name stri
 	queue := append([]recoverJob(nil), r.queue...)
 	r.mu.Unlock()
 	for _, job := range queue {
-		if m, ok := orderIn(job.payload); ok && m.GID == name {
+		if m, ok := orderIn(job.payload, name); ok {
 			return endUser(ctx, conn, name, m.Commits)
 		}
 	}
 	return nil
 }
 
-// orderIn finds the order in a payload, if it is one.
-func orderIn(p mtm.Payload) (m userFinishMessage, ok bool) {
+// orderIn finds the order about name in a payload, if one is there.
+func orderIn(p mtm.Payload, name string) (m userFinishMessage, ok bool) {
 	if p.Spill != "" || !p.Has(mtm.PayloadDDL) {
 		return m, false
 	}
@@ -403,7 +459,7 @@ func orderIn(p mtm.Payload) (m userFinishMessage, ok bool) {
 			continue
 		}
 		l, err := parser.Parse(f.kind, f.body)
-		if l, is := l.(*pgoutput.Logical); err == nil && is && l.Prefix == prefixUserFinish && parseUser(l.Content, &m, &m.V) == nil {
+		if l, is := l.(*pgoutput.Logical); err == nil && is && l.Prefix == prefixUserFinish && parseUser(l.Content, &m, &m.V) == nil && m.GID == name {
 			return m, true
 		}
 	}

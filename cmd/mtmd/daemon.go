@@ -30,6 +30,7 @@ type daemon struct {
 	metrics    *metrics
 	journal    *journal.Journal
 	gate       *gate
+	tokens     *tokens
 	mail       *mailbox
 	gateway    *gateway.Server
 	relay      relay
@@ -64,7 +65,7 @@ func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1), keeping: make(chan *heldCopy)}
+	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), tokens: newTokens(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1), keeping: make(chan *heldCopy)}
 	d.peers.Store(&cfg.Peers)
 	d.relay, d.jobs = d.newRelay(), newJobs(d)
 	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
@@ -295,7 +296,7 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 func (d *daemon) logrepConfig() logrep.Config {
 	return logrep.Config{
 		DSN: d.cfg.Postgres, Node: d.cfg.NodeID, Spills: logrepSpills{d.journal.Spills()}, Log: d.log,
-		MaxWorkers: d.cfg.MaxWorkers, Catalog: logrep.NewCatalog(),
+		MaxWorkers: d.cfg.MaxWorkers, Catalog: logrep.NewCatalog(), Genuine: d.tokens.genuine,
 	}
 }
 

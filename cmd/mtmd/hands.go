@@ -34,6 +34,14 @@ func (s *sink) Captured(gid mtm.GID, lsn mtm.LSN, p mtm.Payload) {
 	s.mail.post(coordinator.Captured{GID: gid, LSN: lsn, Payload: p})
 }
 
+// Refused implements logrep.CaptureSink. What is captured then finds it aborted, and is only acknowledged.
+func (s *sink) Refused(gid mtm.GID, lsn mtm.LSN, err *mtm.Error) {
+	s.mail.post(coordinator.Cancelled{GID: gid, Err: err})
+	if lsn != 0 {
+		s.mail.post(coordinator.Captured{GID: gid, LSN: lsn, Payload: mtm.Payload{Flags: mtm.PayloadEmpty}})
+	}
+}
+
 func (s *sink) Incident(text string) {
 	s.metrics.incident.Inc()
 	s.log.Error("incident: a write went past the cluster", "what", text)

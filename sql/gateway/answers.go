@@ -61,7 +61,10 @@ func (s *session) front() (e expect, ok bool) {
 func (s *session) large(typ byte, size int) error {
 	e, ok := s.front()
 	visible := typ == 'N' || typ == 'A' || ok && e.role == roleClient
-	if typ == 'E' && size <= 1<<20 {
+	if typ == 'N' && size > maxNotice {
+		visible = false
+	}
+	if typ == 'E' && size <= 1<<20 || typ == 'N' && size <= maxNotice {
 		msg, err := s.br.appendTo(make([]byte, 0, size), size)
 		if err != nil {
 			return err
@@ -104,7 +107,7 @@ func (s *session) finish1() {
 func (s *session) answer(typ byte, msg []byte) error {
 	switch typ {
 	case 'N', 'A':
-		if typ == 'N' && s.asks(msg[5:]) {
+		if typ == 'N' && (s.asks(msg[5:]) || s.tellsToken(msg)) {
 			return nil
 		}
 		if typ == 'A' {
@@ -279,6 +282,9 @@ func (s *session) forgetStatements() {
 // failed: an ErrorResponse. It is the client's, or replaced by what he is told instead, or kept.
 func (s *session) failed(e expect, msg []byte) {
 	code := field(msg[5:], 'C')
+	if e.role != roleClient {
+		msg = withoutContext(msg)
+	}
 	s.mu.Lock()
 	msg = s.asSent(e, msg)
 	s.copyIn = false
@@ -433,4 +439,39 @@ func fromFunction(msg []byte) []byte {
 	fixed := bytes.Replace(msg, []byte(block), []byte(function), 1)
 	binary.BigEndian.PutUint32(fixed[1:], uint32(len(fixed)-1))
 	return fixed
+}
+
+// maxNotice, in bytes, is the longest notice that is looked at whole. No longer one is passed on.
+const maxNotice = 16 << 20
+
+// tellsToken: what PostgreSQL logs, and its client asked to see (client_min_messages), can show the parameters of a statement of ours,
+// a token among them; so can its plan (debug_print_plan), where the token is spelled otherwise.
+func (s *session) tellsToken(msg []byte) bool {
+	if bytes.Contains(msg, []byte(mtm.TokenPrefix)) {
+		return true
+	}
+	e, ok := s.front()
+	severity := field(msg[5:], 'V')
+	return ok && e.role != roleClient && (severity == "LOG" || strings.HasPrefix(severity, "DEBUG"))
+}
+
+// withoutContext takes the context out of an error of a statement of ours: it may show the parameters (log_parameter_max_length_on_error).
+func withoutContext(msg []byte) []byte {
+	if field(msg[5:], 'W') == "" {
+		return msg
+	}
+	out := append([]byte(nil), msg[:5]...)
+	for body := msg[5:]; len(body) > 1 && body[0] != 0; {
+		n := bytes.IndexByte(body, 0) + 1
+		if n == 0 {
+			return msg
+		}
+		if body[0] != 'W' {
+			out = append(out, body[:n]...)
+		}
+		body = body[n:]
+	}
+	out = append(out, 0)
+	binary.BigEndian.PutUint32(out[1:], uint32(len(out)-1))
+	return out
 }

@@ -31,6 +31,8 @@ type Config struct {
 	Asked func()
 	// Everywhere has the other nodes run what this one has run, and waits for them; it says what failed. nil: nobody does.
 	Everywhere func(ctx context.Context, o Reindex) []*mtm.Error
+	// Token gives a token (mtm.TokenPrefix) by which capture knows one message as the gateway's; nil: none is believed.
+	Token func() string
 	// Channels learns what clients LISTEN to; nil: nobody does.
 	Channels   Channels
 	CacheBytes int // for what is known of statement texts. 0: 8 MiB
@@ -101,6 +103,9 @@ const (
 )
 
 func (c *Config) defaults() {
+	if c.Token == nil {
+		c.Token = func() string { return mtm.TokenPrefix }
+	}
 	if c.SlowStatement == 0 {
 		c.SlowStatement = 20 * time.Millisecond
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,10 +51,11 @@ const ddlSettings = `'{check_function_bodies,default_tablespace,default_table_ac
 	`row_security,default_text_search_config,createrole_self_grant,quote_all_identifiers,mtm.sequence_mode,` +
 	`backslash_quote,escape_string_warning}'`
 
-// ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there.
+// ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there. It is believed because of its token, its
+// last parameter.
 const ddlMessage = `SELECT pg_catalog.set_config('mtm.ddl_scope', '', true), ` +
 	`pg_catalog.set_config('mtm.ddl_open', 'gateway', true), pg_catalog.set_config('mtm.ddl_depth', '0', true), ` +
-	`pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object(` +
+	`pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', $token::pg_catalog.text OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) pg_catalog.json_build_object(` +
 	`'v', 1, 'text', $1::pg_catalog.text, 'role', current_user, 'session_user', session_user, ` +
 	`'search_path', pg_catalog.current_setting('search_path'), 'settings', COALESCE((` +
 	`SELECT pg_catalog.json_object_agg(name, setting) FROM pg_catalog.pg_settings ` +
@@ -106,7 +108,7 @@ var injectedText = [injCount]string{
 		"pg_catalog.array_to_string(parameter_types, ',')) END, statement) END "+
 		"FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.=) $2),", 1),
 	// The event triggers of schema mtm say what the statement was about.
-	injDDLEnd: "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', " +
+	injDDLEnd: "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', $token::pg_catalog.text OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.ddl_scope', true), '')), pg_catalog.set_config('mtm.ddl_open', '', true)",
 	injGuardOn:  "SET default_transaction_read_only = on",
 	injGuardOff: "SET default_transaction_read_only = off",
@@ -120,7 +122,7 @@ var injectedText = [injCount]string{
 		"idle_in_transaction_session_timeout,transaction_timeout}'::pg_catalog.text[]) AND setting OPERATOR(pg_catalog.<>) '0' " +
 		"OR name OPERATOR(pg_catalog.=) 'synchronous_commit' AND setting OPERATOR(pg_catalog.=) 'off'",
 	// Its first column is the transaction id.
-	injHold: "SELECT pg_catalog.pg_current_xact_id(), pg_catalog.pg_logical_emit_message(true, '" + mtm.OpenPrefix + "', pg_catalog.rpad($1::pg_catalog.text " +
+	injHold: "SELECT pg_catalog.pg_current_xact_id(), pg_catalog.pg_logical_emit_message(true, '" + mtm.OpenPrefix + "', pg_catalog.rpad($token::pg_catalog.text OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) $1::pg_catalog.text " +
 		"OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) pg_catalog.pg_current_xact_id()::pg_catalog.text, " + strconv.Itoa(mtm.OpenPad) + "))",
 	injPing: "SELECT 'here'",
 	injRole: "SELECT current_user", injSessionUser: "SELECT session_user", injSearchPath: "SELECT pg_catalog.current_setting('search_path')",
@@ -130,6 +132,17 @@ var injectedText = [injCount]string{
 	injNoBodies: "SET LOCAL check_function_bodies = off",
 	injCharacteristics: "SELECT ' ISOLATION LEVEL ' OPERATOR(pg_catalog.||) pg_catalog.current_setting('transaction_isolation') " +
 		"OPERATOR(pg_catalog.||) CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END",
+}
+
+// tokenAt is the parameter in which those have their token that the other nodes, or capture, are to believe.
+var tokenAt = map[injected]int{
+	injDDL: 2, injDDLUnlessTemp: 3, injDDLLike: 5, injDDLSeveral: 4, injDDLExecute: 3, injDDLEnd: 1, injHold: 2,
+}
+
+func init() {
+	for which, at := range tokenAt {
+		injectedText[which] = strings.Replace(injectedText[which], "$token", "$"+strconv.Itoa(at), 1)
+	}
 }
 
 var injectedName = [injCount]string{
@@ -152,6 +165,9 @@ func (s *session) inject(which injected, r role, params ...string) {
 	switch which {
 	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels, injRole, injSessionUser, injSearchPath:
 		portal = ownPortal
+	}
+	if tokenAt[which] > 0 {
+		params = append(slices.Clip(params), s.srv.conf.Token())
 	}
 	name := injectedName[which]
 	s.mu.Lock()

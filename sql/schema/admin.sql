@@ -1,6 +1,6 @@
 -- What administrators have the daemon do: mtm.add_node(), mtm.drop_node(). It takes longer than a question may: so it is begun by one
 -- question, and others follow it. The daemon ends, and undoes, what nobody follows any more: a cancelled statement, a lost session.
--- It looks at the session's own user, for anybody can ask: see Question.Admin.
+-- These functions are the only way to ask so: see mtm.proof.
 
 CREATE OR REPLACE FUNCTION mtm.carry_out(beginning text) RETURNS text
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -49,9 +49,9 @@ AS $$
 DECLARE
     words text := translate(encode(convert_to(node, 'UTF8'), 'base64'), E'\n', '');
 BEGIN
-    PERFORM mtm.ask('n' || substr(words, 1, 48));
-    FOR i IN 1 .. length(words) / 48 LOOP
-        PERFORM mtm.ask('p' || substr(words, 48 * i + 1, 48));
+    PERFORM mtm.ask('n' || substr(words, 1, 36));
+    FOR i IN 1 .. length(words) / 36 LOOP
+        PERFORM mtm.ask('p' || substr(words, 36 * i + 1, 36));
     END LOOP;
     RETURN mtm.carry_out('a')::int;
 END $$;

@@ -16,7 +16,7 @@ type Question struct {
 	PID   int32 // its PostgreSQL process
 	Nonce uint32
 	Text  string
-	Admin bool // the session's user is a superuser or a member of mtm_admin, whatever he calls himself
+	Admin bool // it comes from one of the functions that only administrators may call (admin.sql), and has not come before
 }
 
 // The questions.
@@ -47,15 +47,21 @@ type Desk struct {
 	conn   *pgx.Conn
 	open   map[Question]*[]int32 // nil: not answered yet; the keys that are locked, 0 first
 	sought int                   // questions that Look returned, and Answer has not been called for
+	seen   map[Question]bool     // of administrators: whoever saw one must not be able to ask it again
 }
 
+// maxSeen bounds Desk.seen.
+const maxSeen = 100_000
+
 // NewDesk makes a Desk on conn, the session that announced the daemon: nobody believes another.
-func NewDesk(conn *pgx.Conn) *Desk { return &Desk{conn: conn, open: map[Question]*[]int32{}} }
+func NewDesk(conn *pgx.Conn) *Desk {
+	return &Desk{conn: conn, open: map[Question]*[]int32{}, seen: map[Question]bool{}}
+}
 
 // Look returns the questions that it has not returned before, and takes back answers that nobody waits for any more.
 func (d *Desk) Look(ctx context.Context) (fresh []Question, err error) {
 	rows, err := d.conn.Query(ctx, `SELECT pid, application_name,
-			EXISTS (SELECT FROM pg_roles r WHERE r.rolname = '`+AdminRole+`' AND pg_has_role(usesysid, r.oid, 'MEMBER'))
+			coalesce(substr(application_name, 11, 12) = mtm.proof(pid, substr(application_name, 5, 6), substr(application_name, 24)), false)
 		FROM pg_stat_activity WHERE application_name LIKE 'mtm?%' AND pid IS NOT NULL AND datname = current_database() ORDER BY pid`)
 	if err != nil {
 		return nil, fmt.Errorf("look for questions: %w", err)
@@ -67,8 +73,13 @@ func (d *Desk) Look(ctx context.Context) (fresh []Question, err error) {
 	_, err = pgx.ForEachRow(rows, []any{&pid, &name, &admin}, func() error {
 		if q, ok := parseQuestion(pid, name); ok {
 			q.Admin = admin
+			_, known := d.open[q]
+			if admin && !known && d.seen[q] {
+				q.Admin = false
+				_, known = d.open[q]
+			}
 			asked[q] = true
-			if _, known := d.open[q]; !known {
+			if !known {
 				fresh = append(fresh, q)
 			}
 		}
@@ -93,15 +104,22 @@ func (d *Desk) Look(ctx context.Context) (fresh []Question, err error) {
 	d.sought += len(fresh)
 	for _, q := range fresh {
 		d.open[q] = nil
+		if len(d.seen) >= maxSeen {
+			clear(d.seen)
+		}
+		if q.Admin {
+			d.seen[q] = true
+		}
 	}
 	return fresh, nil
 }
 
-// parseQuestion reads what mtm.ask makes of application_name: "mtm?", six hexadecimal digits, a space, the question.
+// parseQuestion reads what mtm.ask makes of application_name: "mtm?", six hexadecimal digits, for administrators' twelve more (mtm.proof),
+// a space, the question.
 func parseQuestion(pid int32, name string) (q Question, ok bool) {
 	digits, text, found := strings.Cut(strings.TrimPrefix(name, "mtm?"), " ")
-	nonce, err := strconv.ParseUint(digits, 16, 24)
-	return Question{PID: pid, Nonce: uint32(nonce), Text: text}, found && err == nil && len(digits) == 6 && text != ""
+	nonce, err := strconv.ParseUint(digits[:min(6, len(digits))], 16, 24)
+	return Question{PID: pid, Nonce: uint32(nonce), Text: text}, found && err == nil && (len(digits) == 6 || len(digits) == 18) && text != ""
 }
 
 // Answer tells q's session text, or NULL if it is "", or raises failure there. It is called once for each question that Look returned;

@@ -5,6 +5,17 @@
 -- which only that session can hold: their keys are the asker's process id, and number << 24 | three bytes of the answer; number 0
 -- has the bytes of the question's nonce, is taken last and given back first. The daemon looks once a second; a gateway in between
 -- sees the notice, keeps it from the client and has the daemon look at once. Package schema's ask.go is the other side.
+--
+-- Anybody can set application_name, so what only administrators may ask, who alone can call admin.sql's functions, carries a proof made with
+-- the daemon's key, which nobody else can read. It is good for one question of one session.
+CREATE OR REPLACE FUNCTION mtm.proof(pid int, nonce text, question text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT left(encode(sha256(d.key || sha256(d.key || convert_to(format('%s %s %s', pid, nonce, question), 'UTF8'))), 'hex'), 12)
+    FROM mtm.daemon_state d;
+END;
+REVOKE ALL ON FUNCTION mtm.proof(int, text, text) FROM public;
+
 CREATE OR REPLACE FUNCTION mtm.ask(question text) RETURNS text
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = notice SET application_name = 'mtm'
@@ -15,11 +26,13 @@ DECLARE
     zero CONSTANT bytea := decode('00', 'hex');
     bytes bytea;
     answer text;
+    hex text := lpad(to_hex(nonce), 6, '0');
 BEGIN
     IF NOT (SELECT alive FROM mtm.daemon()) THEN
         RAISE EXCEPTION 'this node cannot answer: its mtmd is not running' USING ERRCODE = '55000', HINT = 'Ask another node.';
     END IF;
-    PERFORM set_config('application_name', 'mtm?' || lpad(to_hex(nonce), 6, '0') || ' ' || question, true);
+    PERFORM set_config('application_name', 'mtm?' || hex
+        || CASE WHEN question ~ '^[ol]' THEN '' ELSE mtm.proof(pg_backend_pid(), hex, question) END || ' ' || question, true);
     IF current_setting('mtm.gateway', true) = 'on' THEN
         RAISE NOTICE 'mtm.ask' USING ERRCODE = 'MTM01';
     END IF;

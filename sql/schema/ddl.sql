@@ -141,53 +141,71 @@ BEGIN
     RETURN false;
 END $$;
 
--- DDL inside functions and DO, where the gateway cannot see it, is told to the other nodes from here: PG_CONTEXT has its text. It runs as
--- whoever runs the statement, with his search_path. mtm.gateway: the session is a client's; mtm.ddl_open: '' or who told the others of
+-- Tells the other nodes something, in its place in the stream of changes. They believe it because only the owner can: a logical message
+-- anybody can write. Whoever can be called by clients must not pass on what they say.
+CREATE OR REPLACE FUNCTION mtm.say(prefix text, content text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place tid;
+BEGIN
+    INSERT INTO mtm.said (prefix, content) VALUES (say.prefix, say.content) RETURNING ctid INTO place;
+    DELETE FROM mtm.said WHERE ctid = place; -- not by its key: SERIALIZABLE transactions would meet in the index
+END $$;
+REVOKE ALL ON FUNCTION mtm.say(text, text) FROM public;
+
+-- DDL inside functions and DO, where the gateway cannot see it, is told to the other nodes from here: PG_CONTEXT has its text. Who runs the
+-- statement, and with which search_path, is found out as him, by who_ddl, which fires just before.
+-- mtm.gateway: the session is a client's; mtm.ddl_open: '' or who told the others of
 -- the statement that runs, 'gateway' or 'nested'; mtm.ddl_depth: how many run in it, itself included (an extension's script).
-CREATE OR REPLACE FUNCTION mtm.nested_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+-- Nothing in it is looked up in search_path: that is the client's, and nested_ddl believes what it says.
+CREATE OR REPLACE FUNCTION mtm.who_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('mtm.ddl_who', pg_catalog.json_build_object('role', current_user,
+        'search_path', pg_catalog.current_setting('search_path'),
+        'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies')))::pg_catalog.text, true);
+END $$;
+
+CREATE OR REPLACE FUNCTION mtm.nested_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stack text;
     sent text;
     n bigint;
 BEGIN
-    IF pg_catalog.current_setting('mtm.ddl_open', true) OPERATOR(pg_catalog.<>) '' THEN -- told, or part of what was
-        n := pg_catalog.current_setting('mtm.ddl_depth', true);
-        PERFORM pg_catalog.set_config('mtm.ddl_depth', (n OPERATOR(pg_catalog.+) 1)::text, true);
-        IF pg_catalog.current_setting('mtm.ddl_before', true) OPERATOR(pg_catalog.=) 'on' THEN
-            PERFORM pg_catalog.set_config('mtm.ddl_before', '', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlrun', '');
+    IF current_setting('mtm.ddl_open', true) <> '' THEN -- told, or part of what was
+        n := nullif(current_setting('mtm.ddl_depth', true), '');
+        PERFORM set_config('mtm.ddl_depth', (n + 1)::text, true);
+        IF current_setting('mtm.ddl_before', true) = 'on' THEN
+            PERFORM set_config('mtm.ddl_before', '', true), mtm.say('mtm.ddlrun', '');
         END IF;
         RETURN;
     END IF;
-    IF pg_catalog.current_setting('mtm.gateway', true) IS DISTINCT FROM 'on'
-        OR tg_tag OPERATOR(pg_catalog.=) ANY ('{CREATE SUBSCRIPTION,ALTER SUBSCRIPTION,DROP SUBSCRIPTION,REINDEX}'::text[]) THEN
+    IF current_setting('mtm.gateway', true) IS DISTINCT FROM 'on'
+        OR tg_tag = ANY ('{CREATE SUBSCRIPTION,ALTER SUBSCRIPTION,DROP SUBSCRIPTION,REINDEX}'::text[]) THEN
         RETURN; -- the last are this node's own
     END IF;
     GET DIAGNOSTICS stack = PG_CONTEXT;
-    n := pg_catalog.strpos(stack, E'\n');
-    stack := pg_catalog.substr(stack, (n OPERATOR(pg_catalog.+) 1)::int); -- without the line about this function
-    IF n OPERATOR(pg_catalog.=) 0 THEN -- not in a function; the gateway did not understand it, or it is about temporary objects
-        sent := pg_catalog.current_query();
-    ELSIF pg_catalog.starts_with(stack, 'SQL statement "') THEN
-        sent := pg_catalog.substr(stack, 16);
-        sent := pg_catalog.left(sent, pg_catalog.strpos(sent, E'"\nPL/pgSQL function ') OPERATOR(pg_catalog.-) 1);
-    ELSIF pg_catalog.starts_with(stack, 'SQL function "') THEN
-        SELECT pg_catalog.min(p.prosrc), pg_catalog.count(*) INTO sent, n
-        FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
-        WHERE l.lanname OPERATOR(pg_catalog.=) 'sql'
-          AND p.proname OPERATOR(pg_catalog.=) pg_catalog.substring(stack, '^SQL function "([^\n]*)" (?:statement|during)');
-        IF n OPERATOR(pg_catalog.<>) 1 OR sent OPERATOR(pg_catalog.~) ';\s*\S' THEN
+    n := strpos(stack, E'\n');
+    stack := substr(stack, (n + 1)::int); -- without the line about this function
+    IF n = 0 THEN -- not in a function; the gateway did not understand it, or it is about temporary objects
+        sent := current_query();
+    ELSIF starts_with(stack, 'SQL statement "') THEN
+        sent := substr(stack, 16);
+        sent := left(sent, strpos(sent, E'"\nPL/pgSQL function ') - 1);
+    ELSIF starts_with(stack, 'SQL function "') THEN
+        SELECT min(p.prosrc), count(*) INTO sent, n
+        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+        WHERE l.lanname = 'sql' AND p.proname = substring(stack, '^SQL function "([^\n]*)" (?:statement|during)');
+        IF n <> 1 OR sent ~ ';\s*\S' THEN
             sent := NULL;
         END IF;
     END IF;
-    IF coalesce(sent, '') OPERATOR(pg_catalog.=) '' THEN
+    IF coalesce(sent, '') = '' THEN
         RAISE EXCEPTION '% cannot be sent to the other nodes from where it is', tg_tag USING ERRCODE = 'feature_not_supported',
             DETAIL = 'Its text cannot be told.', HINT = 'Use a function in PL/pgSQL, or run the statement by itself.';
     END IF;
-    PERFORM pg_catalog.set_config('mtm.ddl_scope', '', true), pg_catalog.set_config('mtm.ddl_open', 'nested', true),
-        pg_catalog.set_config('mtm.ddl_depth', '1', true),
-        pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', pg_catalog.json_build_object('v', 1, 'text', sent,
-            'role', current_user, 'session_user', session_user, 'search_path', pg_catalog.current_setting('search_path'),
-            'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies')))::text);
+    PERFORM set_config('mtm.ddl_scope', '', true), set_config('mtm.ddl_open', 'nested', true), set_config('mtm.ddl_depth', '1', true),
+        mtm.say('mtm.ddl', (jsonb_build_object('v', 1, 'text', sent, 'session_user', session_user) || current_setting('mtm.ddl_who')::jsonb)::text);
 END $$;
 
 -- Event triggers of the user fire where the statement ran only; what they do travels by itself, rows as rows and DDL as nested DDL. So what
@@ -206,7 +224,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     scope text := coalesce(current_setting('mtm.ddl_scope', true), '');
 BEGIN
-    PERFORM pg_logical_emit_message(true, 'mtm.ddlend', scope), set_config('mtm.ddl_open', '', true);
+    PERFORM mtm.say('mtm.ddlend', scope), set_config('mtm.ddl_open', '', true);
     IF scope NOT IN ('temporary', 'nothing') THEN
         PERFORM set_config('mtm.ddl_nested', 'on', true);
     END IF;
@@ -217,7 +235,7 @@ CREATE OR REPLACE FUNCTION mtm.first_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('mtm.ddl_open', true) = 'gateway' AND current_setting('mtm.ddl_depth', true) = '0' AND mtm.others_fire('ddl_command_start') THEN
-        PERFORM pg_logical_emit_message(true, 'mtm.ddlbefore', ''), set_config('mtm.ddl_before', 'on', true);
+        PERFORM mtm.say('mtm.ddlbefore', ''), set_config('mtm.ddl_before', 'on', true);
     END IF;
 END $$;
 
@@ -247,20 +265,20 @@ BEGIN
     END IF;
     FOR one IN EXECUTE query LOOP
         IF bytes > 262144 THEN
-            PERFORM pg_logical_emit_message(true, 'mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
+            PERFORM mtm.say('mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
             rows := '{}'; bytes := 0; first := false;
         END IF;
         rows := array_append(rows, one);
         bytes := bytes + length(one);
     END LOOP;
-    PERFORM pg_logical_emit_message(true, 'mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
+    PERFORM mtm.say('mtm.rows', format('{"head":%s,"first":%s,"rows":[%s]}', head, to_json(first), array_to_string(rows, ',')));
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.send_missing(rel oid) RETURNS void LANGUAGE plpgsql
     SET search_path = '' SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET bytea_output = 'hex'
     SET extra_float_digits = 3 SET lc_monetary = 'C' SET xmloption = 'content' AS $$
 BEGIN
-    PERFORM pg_logical_emit_message(true, 'mtm.missing', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname,
+    PERFORM mtm.say('mtm.missing', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname,
         'column', a.attname, 'value', a.attmissingval::text)::text)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
@@ -402,6 +420,6 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.computes, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.who_ddl, mtm.nested_ddl, mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.computes, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

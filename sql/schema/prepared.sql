@@ -11,6 +11,17 @@ CREATE TABLE IF NOT EXISTS mtm.prepared (
 REVOKE ALL ON mtm.prepared FROM public;
 GRANT SELECT ON mtm.prepared TO public;
 
+-- What is written here the other nodes carry out. Members of pg_write_all_data could write it.
+CREATE OR REPLACE FUNCTION mtm.guard_prepared() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        RAISE EXCEPTION 'permission denied for table prepared' USING ERRCODE = '42501';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON mtm.prepared EXECUTE FUNCTION mtm.guard_prepared();
+
 -- Who a session is for PostgreSQL's own PREPARE TRANSACTION, asked in a function that runs as its owner.
 CREATE OR REPLACE FUNCTION mtm.client_role() RETURNS name
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -19,7 +30,8 @@ BEGIN ATOMIC
 END;
 REVOKE ALL ON FUNCTION mtm.client_role() FROM public;
 
--- Announces what this session has prepared as gid. It is not held for certain before the transaction that calls this is committed.
+-- Announces what this session has prepared as gid. Only the transaction that the gateway prepares next, under the name in gid, may: capture
+-- refuses any other. It is not held for certain before the transaction that calls this is committed.
 -- It may wait for another with the same name, and what it has prepared holds its rows meanwhile, perhaps against that one on another
 -- node: then nobody but the timeout ends it (simulator, -referee, seed 1323 of the time).
 CREATE OR REPLACE FUNCTION mtm.announce_prepared(gid text, name text) RETURNS void
@@ -34,6 +46,12 @@ BEGIN
     IF NOT FOUND OR gid !~ '^mtm-[1-9][0-9]?-[0-9]+-[0-9]+-user$' THEN
         RAISE EXCEPTION 'this session has not prepared "%"', gid USING ERRCODE = '55000';
     END IF;
+    IF EXISTS (SELECT FROM pg_prepared_xacts p JOIN pg_locks x ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.granted
+            JOIN pg_locks l ON l.virtualtransaction = x.virtualtransaction AND l.relation = 'mtm.prepared'::regclass AND l.mode = 'RowExclusiveLock'
+            WHERE p.gid = announce_prepared.gid AND x.pid IS NULL AND l.pid IS NULL) THEN
+        RAISE EXCEPTION 'cannot PREPARE a transaction that has ended a prepared transaction' USING ERRCODE = '0A000',
+            HINT = 'Use COMMIT PREPARED or ROLLBACK PREPARED by itself.';
+    END IF;
     IF (SELECT count(*) FROM mtm.prepared) >= current_setting('max_prepared_transactions')::int / 10 THEN
         RAISE EXCEPTION 'maximum number of prepared transactions reached' USING ERRCODE = '53200',
             DETAIL = 'A tenth of max_prepared_transactions is for those that users prepare.',
@@ -43,11 +61,10 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'transaction identifier "%" is already in use', name USING ERRCODE = '42710';
     END IF;
-    PERFORM pg_logical_emit_message(true, 'mtm.prepare',
-        json_build_object('v', 1, 'gid', gid, 'name', name, 'owner', x.owner, 'prepared', x.prepared)::text);
 END $$;
 
--- Orders what becomes of a prepared transaction. It is done when the transaction that calls this is committed.
+-- Orders what becomes of a prepared transaction. It is done when the transaction that calls this is committed: the row is the order, so one
+-- that is rolled back to a savepoint is none.
 CREATE OR REPLACE FUNCTION mtm.finish_prepared(name text, commits boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -69,6 +86,4 @@ BEGIN
     END IF;
     UPDATE mtm.prepared p SET commits = finish_prepared.commits WHERE p.name = x.name;
     PERFORM set_config('mtm.ddl_nested', 'on', true); -- the other nodes must hear of it, whoever calls this
-    PERFORM pg_logical_emit_message(true, 'mtm.finish',
-        json_build_object('v', 1, 'gid', x.gid, 'commits', finish_prepared.commits)::text);
 END $$;

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -79,11 +80,13 @@ func Announce(ctx context.Context, conn *pgx.Conn, version string, wait time.Dur
 	if err != nil {
 		return fmt.Errorf("take the daemon's lock: %w", err)
 	}
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // it never fails
 	return inTx(ctx, conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `INSERT INTO mtm.daemon_state (pid, version, since)
-			VALUES (pg_backend_pid(), $1, clock_timestamp())
-			ON CONFLICT (only_row) DO UPDATE SET (pid, version, since) = (excluded.pid, excluded.version, excluded.since)`,
-			version)
+		_, err := tx.Exec(ctx, `INSERT INTO mtm.daemon_state (pid, version, since, key)
+			VALUES (pg_backend_pid(), $1, clock_timestamp(), $2)
+			ON CONFLICT (only_row) DO UPDATE SET (pid, version, since, key) = (excluded.pid, excluded.version, excluded.since, excluded.key)`,
+			version, key)
 		return err
 	})
 }

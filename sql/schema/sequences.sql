@@ -198,14 +198,30 @@ BEGIN
     value := CASE WHEN fits THEN next WHEN up THEN s.set_max ELSE s.set_min END;
 END $$;
 
--- Notes for the other nodes that setval() was called. It hands its value on.
+-- Who may set a sequence may tell the other nodes so: checked as who does it. Nothing stays in the table.
+CREATE OR REPLACE FUNCTION mtm.may_setval() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT has_sequence_privilege(NEW.seq, 'UPDATE') THEN
+        RAISE EXCEPTION 'permission denied for sequence %', NEW.seq USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE FUNCTION mtm.say_setval() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('mtm.ddl_nested', 'on', true), -- so that the transaction is sent
+        mtm.say('mtm.setval', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname, 'value', NEW.v, 'called', NEW.called)::text)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = NEW.seq AND c.relpersistence = 'p';
+    RETURN NULL;
+END $$;
+
+-- Tells the other nodes that setval() was called. It hands its value on.
 CREATE OR REPLACE FUNCTION mtm.setval_done(seq regclass, v bigint, called boolean, done bigint) RETURNS bigint
-LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('mtm.gateway', true) = 'on' THEN
-        PERFORM set_config('mtm.ddl_nested', 'on', true), -- so that the transaction is sent
-            pg_logical_emit_message(true, 'mtm.setval', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname, 'value', v, 'called', called)::text)
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = seq AND c.relpersistence = 'p';
+        INSERT INTO mtm.setvals VALUES (seq, v, called);
     END IF;
     RETURN v;
 END $$;
@@ -249,6 +265,7 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.alter_sequences, mtm.follow_setval
+REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.alter_sequences, mtm.follow_setval,
+    mtm.may_setval, mtm.say_setval
     FROM public;
 GRANT EXECUTE ON FUNCTION mtm.alter_sequences TO mtm_admin;

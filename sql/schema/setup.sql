@@ -12,7 +12,8 @@ ALTER EVENT TRIGGER "!mtm_before_ddl" ENABLE ALWAYS;
 
 CREATE EVENT TRIGGER "!mtm_rewrite" ON table_rewrite EXECUTE FUNCTION mtm.on_rewrite();
 CREATE EVENT TRIGGER "!mtm_first_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.first_ddl();
-CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.nested_ddl();
+CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.who_ddl();
+CREATE EVENT TRIGGER "~mtm_nested_ddl_" ON ddl_command_start EXECUTE FUNCTION mtm.nested_ddl();
 
 CREATE EVENT TRIGGER "!mtm_drop" ON sql_drop EXECUTE FUNCTION mtm.on_drop();
 ALTER EVENT TRIGGER "!mtm_drop" ENABLE ALWAYS;
@@ -21,6 +22,9 @@ ALTER EVENT TRIGGER "!mtm_drop" ENABLE ALWAYS;
 CREATE TRIGGER a_may BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.may_make_local();
 CREATE TRIGGER b_make BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.on_make_local();
 ALTER TABLE mtm.local_tables ENABLE ALWAYS TRIGGER a_may, ENABLE ALWAYS TRIGGER b_make;
+
+CREATE TRIGGER a_may BEFORE INSERT ON mtm.setvals FOR EACH ROW EXECUTE FUNCTION mtm.may_setval();
+CREATE TRIGGER b_say BEFORE INSERT ON mtm.setvals FOR EACH ROW EXECUTE FUNCTION mtm.say_setval();
 
 SELECT mtm.alter_sequences();
 SELECT mtm.set_identities();

@@ -52,13 +52,29 @@ CREATE TABLE mtm.local_tables (
     relid regclass PRIMARY KEY
 );
 
+-- What the other nodes are told from functions here (mtm.say): logical decoding sees the rows, which nobody but the owner can write, and
+-- nobody reads them.
+CREATE TABLE mtm.said (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    prefix text NOT NULL,
+    content text NOT NULL
+);
+
+-- Always empty: its triggers tell the other nodes of setval(); sequences.sql.
+CREATE UNLOGGED TABLE mtm.setvals (
+    seq regclass NOT NULL,
+    v bigint NOT NULL,
+    called boolean NOT NULL
+);
+
 -- What the daemon says of itself. Unlogged: it costs no WAL, is not decoded, and is empty after a crash of PostgreSQL,
 -- which is then the truth.
 CREATE UNLOGGED TABLE mtm.daemon_state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     pid int NOT NULL,               -- the backend that holds the advisory lock
     version text NOT NULL,
-    since timestamptz NOT NULL
+    since timestamptz NOT NULL,
+    key bytea NOT NULL              -- by which mtm.ask proves questions of administrators
 );
 
 CREATE UNLOGGED TABLE mtm.node_state (
@@ -95,5 +111,9 @@ CREATE UNLOGGED TABLE mtm.in_doubt_state (
 );
 
 REVOKE ALL ON ALL TABLES IN SCHEMA mtm FROM public;
+-- Nor may members of pg_read_all_data and pg_write_all_data.
+ALTER TABLE mtm.said ENABLE ROW LEVEL SECURITY;
+ALTER TABLE mtm.daemon_state ENABLE ROW LEVEL SECURITY;
 GRANT SELECT ON mtm.version, mtm.sequences TO public;
+GRANT INSERT ON mtm.setvals TO public;
 GRANT SELECT, INSERT ON mtm.local_tables TO public; -- the triggers say who may (local.sql)

@@ -2,6 +2,7 @@
 
 DROP EVENT TRIGGER IF EXISTS "!mtm_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_before_ddl";
+DROP EVENT TRIGGER IF EXISTS "~mtm_nested_ddl_";
 DROP EVENT TRIGGER IF EXISTS "~mtm_nested_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_first_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_rewrite";
