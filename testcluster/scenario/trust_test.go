@@ -105,12 +105,23 @@ func ownWords(t *testing.T, c *testcluster.Cluster) {
 	} {
 		require.Equal(t, "42501", stateOf(t, db, sql), sql)
 	}
-	execSQL(t, c.Node(1).Connect(), "GRANT pg_read_all_data, pg_write_all_data TO mallory")
+	root := c.Node(1).Connect()
+	execSQL(t, root, "CREATE SEQUENCE bosses; CREATE TABLE theirs (a int)")
+	execSQL(t, db, "CREATE SEQUENCE own.s; SELECT setval('own.s', 1000)")
+	for _, sql := range []string{"SELECT mtm.setval_done('bosses', 1000, true, 1)", "INSERT INTO mtm.setvals VALUES ('bosses', 1000, true)", "SELECT setval('bosses', 1000)",
+		"SELECT mtm.make_table_local('theirs')", "INSERT INTO mtm.local_tables VALUES ('theirs'::regclass)"} {
+		require.Equal(t, "42501", stateOf(t, db, sql), sql)
+	}
+	for _, n := range c.Nodes() {
+		require.Greater(t, ofNode[int](t, n, "SELECT last_value::int FROM own.s"), 900, "node %d", n.ID)
+		require.Less(t, ofNode[int](t, n, "SELECT last_value::int FROM bosses"), 20, "node %d", n.ID)
+	}
+	execSQL(t, root, "GRANT pg_read_all_data, pg_write_all_data TO mallory; DROP SEQUENCE bosses; DROP TABLE theirs")
 	for _, sql := range []string{"INSERT INTO mtm.said (prefix, content) VALUES ('mtm.ddl', '{}')", "UPDATE mtm.prepared SET commits = true"} {
 		require.Equal(t, "42501", stateOf(t, db, sql), sql)
 	}
 	require.Zero(t, one[int](t, db, "SELECT count(*) FROM mtm.daemon_state"))
-	execSQL(t, c.Node(1).Connect(), "REVOKE pg_read_all_data, pg_write_all_data FROM mallory")
+	execSQL(t, root, "REVOKE pg_read_all_data, pg_write_all_data FROM mallory")
 }
 
 func containedDDL(t *testing.T, c *testcluster.Cluster) {
