@@ -162,7 +162,8 @@ CREATE OR REPLACE FUNCTION mtm.who_ddl() RETURNS event_trigger LANGUAGE plpgsql 
 BEGIN
     PERFORM pg_catalog.set_config('mtm.ddl_who', pg_catalog.json_build_object('role', current_user,
         'search_path', pg_catalog.current_setting('search_path'),
-        'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies')))::pg_catalog.text, true);
+        'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies'),
+            'mtm.sequence_mode', coalesce(pg_catalog.current_setting('mtm.sequence_mode', true), '')))::pg_catalog.text, true);
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.nested_ddl() RETURNS event_trigger
@@ -404,12 +405,16 @@ BEGIN
         mode := coalesce(mode, mtm.sequence_mode());
         IF r.relpersistence = 't' THEN
             CONTINUE;
-        ELSIF mode = 'step' THEN
-            PERFORM mtm.set_sequence(r.objid, r.fresh, mode);
+        ELSIF mode <> 'off' THEN
+            PERFORM mtm.set_sequence(r.objid, r.fresh, CASE WHEN r.fresh THEN mode
+                ELSE coalesce((SELECT m.mode FROM mtm.sequences m WHERE m.seqid = r.objid), mode) END);
         ELSIF r.fresh THEN
             DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
         END IF;
     END LOOP;
+    IF mtm.has_monotonic() THEN
+        PERFORM mtm.set_watches();
+    END IF;
     IF tg_tag <> 'CREATE SEQUENCE' AND mtm.has_local() THEN
         PERFORM mtm.check_local(relid) FROM mtm.local_tables;
     END IF;
