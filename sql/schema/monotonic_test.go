@@ -74,7 +74,7 @@ func TestWatchesFollowTheTables(t *testing.T) {
 		mustExec(t, conn, step.ddl)
 		require.Equal(t, step.want, strings.Join(query(t, conn, watched), " "), step.ddl)
 	}
-	require.Empty(t, query(t, conn, `SELECT * FROM information_schema.triggers`))
+	require.Empty(t, query(t, conn, `SELECT * FROM information_schema.triggers WHERE event_object_schema <> 'mtm'`))
 }
 
 // Rows that were there before, as in a copy.
