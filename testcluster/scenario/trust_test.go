@@ -32,6 +32,7 @@ func TestWhoIsNotTrusted(t *testing.T) {
 		{"announcements of other sessions", announcedByOthers},
 		{"only administrators ask for other nodes", forgedQuestions},
 		{"nobody sees a token", tokensAreSecret},
+		{"a session with a name of ours", namedLikeOurs},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			c := c.For(t)
@@ -188,6 +189,7 @@ func ordersAnywhere(t *testing.T, c *testcluster.Cluster) {
 	execSQL(t, db, "BEGIN")
 	execSQL(t, db, finish(6, true))
 	require.Equal(t, "0A000", stateOf(t, db, "PREPARE TRANSACTION 'order'"))
+	require.Equal(t, "0A000", stateOf(t, db, "DO $$ BEGIN PERFORM mtm.finish_prepared('p6', true); END $$"))
 	require.Regexp(t, "^p2 mallory .*, p3 mallory .*, p5 mallory .*, p6 mallory [^,]*$", left())
 	for _, n := range c.Nodes() {
 		require.Equal(t, "100 104", ofNode[string](t, n, "SELECT string_agg(id::text, ' ' ORDER BY id) FROM own.t WHERE v = 'prepared'"), "node %d", n.ID)
@@ -267,4 +269,14 @@ func tokensAreSecret(t *testing.T, c *testcluster.Cluster) {
 		fmt.Fprintf(&spelled, "%d ", b)
 	}
 	require.NotContains(t, all, spelled.String())
+}
+
+// namedLikeOurs: a session that calls itself like one of mtm's gives way like any other.
+func namedLikeOurs(t *testing.T, c *testcluster.Cluster) {
+	db := connectAs(t, c.Node(1), "mallory", map[string]string{"application_name": "mtm_apply"}, nil)
+	execSQL(t, db, "BEGIN")
+	execSQL(t, db, "UPDATE own.t SET v = 'mine' WHERE id = 1")
+	execSQL(t, c.Node(2).Connect(), "UPDATE own.t SET v = 'other' WHERE id = 1")
+	require.Equal(t, "40001", stateOf(t, db, "UPDATE own.t SET v = 'again' WHERE id = 1"))
+	execSQL(t, db, "ROLLBACK")
 }
