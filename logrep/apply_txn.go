@@ -39,6 +39,9 @@ type applyTxn struct {
 	deferred bool          // SET CONSTRAINTS was sent
 	path     bool          // search_path is the usual one, not empty
 	fk       *fkChecks     // nil: foreign keys are not checked
+
+	runners map[string]string // by role, see runner
+	nrunner int               // how many there have been
 }
 
 const (
@@ -95,6 +98,7 @@ func (t *applyTxn) prepare() error {
 	if err := t.checkReferences(); err != nil {
 		return err
 	}
+	t.dropRunners()
 	if !t.checked {
 		if err := t.drain(); err != nil {
 			return err
@@ -216,7 +220,7 @@ func (t *applyTxn) delete(m *pgoutput.Delete) error {
 }
 
 func (t *applyTxn) change(c *rowChange) error {
-	return t.send(c.stmt(t.checked), c.params, sentStmt{rel: c.rel, one: true})
+	return t.sendRow(c.stmt(t.checked || t.guarded(c.rel)), c.params, sentStmt{rel: c.rel, one: true})
 }
 
 // insert holds an INSERT back until it is clear whether it is one of many.
@@ -284,7 +288,7 @@ func (t *applyTxn) endRun() error {
 		for i, v := range row {
 			params[i] = v.Data
 		}
-		if err := t.send(rel.insert(), params, sentStmt{rel: rel}); err != nil {
+		if err := t.sendRow(rel.insert(), params, sentStmt{rel: rel}); err != nil {
 			return err
 		}
 	}

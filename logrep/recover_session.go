@@ -117,6 +117,7 @@ func (s *recoverSession) apply(job recoverJob) error {
 		if err == io.EOF {
 			err = t.endHeld()
 			if err == nil {
+				t.dropRunners()
 				return nil
 			}
 		} else if err == nil {

@@ -209,6 +209,22 @@ BEGIN
         mtm.say('mtm.ddl', (jsonb_build_object('v', 1, 'text', sent, 'session_user', session_user) || current_setting('mtm.ddl_who')::jsonb)::text);
 END $$;
 
+-- Triggers and rules that are ENABLE ALWAYS or REPLICA fire where rows of other nodes are applied, by a superuser. So those that run somebody's
+-- functions only superusers may enable. It runs as whoever runs the statement, and looks nothing up in his search_path.
+CREATE OR REPLACE FUNCTION mtm.may_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) AND (EXISTS (
+            SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() d JOIN pg_catalog.pg_trigger t ON t.tgrelid OPERATOR(pg_catalog.=) d.objid
+                JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) p.proowner
+            WHERE NOT t.tgisinternal AND t.tgenabled OPERATOR(pg_catalog.=) ANY ('{A,R}'::pg_catalog."char"[]) AND NOT o.rolsuper)
+        OR EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() d JOIN pg_catalog.pg_rewrite r ON r.ev_class OPERATOR(pg_catalog.=) d.objid
+            WHERE r.ev_enabled OPERATOR(pg_catalog.=) ANY ('{A,R}'::pg_catalog."char"[]))) THEN
+        RAISE EXCEPTION 'permission denied to enable a trigger or rule ALWAYS or REPLICA' USING ERRCODE = '42501',
+            DETAIL = 'Other nodes would run it as a superuser.', HINT = 'Have a superuser do it.';
+    END IF;
+END $$;
+REVOKE ALL ON FUNCTION mtm.may_ddl() FROM public;
+
 -- Event triggers of the user fire where the statement ran only; what they do travels by itself, rows as rows and DDL as nested DDL. So what
 -- the statement itself did ends before the first of them runs, and begins after the last that runs before it: the names of our event
 -- triggers, which are the order in which PostgreSQL fires them, begin with ! or ~.

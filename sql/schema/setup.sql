@@ -10,6 +10,7 @@ CREATE EVENT TRIGGER "!mtm_before_ddl" ON ddl_command_start WHEN TAG IN ('ALTER 
     EXECUTE FUNCTION mtm.before_ddl();
 ALTER EVENT TRIGGER "!mtm_before_ddl" ENABLE ALWAYS;
 
+CREATE EVENT TRIGGER "!mtm_may_ddl" ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION mtm.may_ddl();
 CREATE EVENT TRIGGER "!mtm_rewrite" ON table_rewrite EXECUTE FUNCTION mtm.on_rewrite();
 CREATE EVENT TRIGGER "!mtm_first_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.first_ddl();
 CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.who_ddl();
