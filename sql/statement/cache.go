@@ -94,7 +94,7 @@ func (c *Cache) add(e *entry) {
 }
 
 // fold writes text to buf with each run of digits as one zero: the lexer finds the same tokens in all texts that fold
-// to the same, but for the names of dollar quotes, so a text with such is left as it is. Folded texts begin with a NUL,
+// to the same, but for the names of dollar quotes, escapes (\u0061) and numbers like 0b1, so a text with such is left as it is. Folded texts begin with a NUL,
 // which no text from a client holds, so that they are not mistaken for others.
 func fold(buf []byte, text string) []byte {
 	buf = append(buf, 0)
@@ -108,7 +108,7 @@ func fold(buf []byte, text string) []byte {
 			digits = true
 			continue
 		}
-		if b == '$' && (i+1 == len(text) || text[i+1] < '0' || text[i+1] > '9') {
+		if b == '$' && (i+1 == len(text) || text[i+1] < '0' || text[i+1] > '9') || b == '\\' || digits && strings.IndexByte("xXoObB", b) >= 0 {
 			return append(buf[:0], text...)
 		}
 		digits = false

@@ -167,6 +167,13 @@ func TestCacheSharesWhatDiffersInDigits(t *testing.T) {
 	b, _ = c.Split("prepare transaction 'x22'")
 	require.Equal(t, "x1", a[0].GID)
 	require.Equal(t, "x22", b[0].GID)
+	for _, pair := range [][2]string{{"select 0b1", "select 0b2"}, {"select 0b1", "select 1b1"}, {`select E'\u0061'`, `select E'\u006'`}} {
+		_, ok := c.Split(pair[0])
+		_, cached := c.Split(pair[1])
+		_, fresh := Split(pair[1])
+		require.True(t, ok, pair[0])
+		require.Equal(t, fresh, cached, pair[1])
+	}
 }
 
 func TestCacheIsBounded(t *testing.T) {
