@@ -70,7 +70,8 @@ var injectedText = [injCount]string{
 	// Its first column is for warnSerializable.
 	injEmit: "SELECT pg_catalog.current_setting('transaction_isolation'), pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), '') OPERATOR(pg_catalog.||) " +
-		"CASE pg_catalog.current_setting('transaction_isolation') WHEN 'serializable' THEN ' isolation=serializable' ELSE '' END)",
+		"CASE pg_catalog.current_setting('transaction_isolation') WHEN 'serializable' THEN ' isolation=serializable' ELSE '' END), " +
+		"CASE pg_catalog.current_setting('mtm.sequence_mode', true) WHEN 'monotonic' THEN mtm.tell_sequences() END",
 	// Did the transaction write, and was there DDL in a function, or has it a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
 	// takes ShareUpdateExclusiveLock, and DML never does.)
 	injLocks: "SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN false ELSE " +
@@ -127,8 +128,8 @@ var injectedText = [injCount]string{
 	injPing: "SELECT 'here'",
 	injRole: "SELECT current_user", injSessionUser: "SELECT session_user", injSearchPath: "SELECT pg_catalog.current_setting('search_path')",
 	injForbid: "SELECT pg_catalog.pg_notify('mtm', '')",
-	injChannels: "SELECT '=' OPERATOR(pg_catalog.||) COALESCE(pg_catalog.string_agg(pg_catalog.encode(pg_catalog.convert_to(c, 'UTF8'), 'hex'), ' '), '') " +
-		"FROM pg_catalog.pg_listening_channels() AS c",
+	injChannels: "SELECT pg_catalog.encode(pg_catalog.convert_to(c, 'UTF8'), 'hex') FROM pg_catalog.pg_listening_channels() AS c LIMIT " +
+		strconv.Itoa(2*maxSessionChannels),
 	injNoBodies: "SET LOCAL check_function_bodies = off",
 	injCharacteristics: "SELECT ' ISOLATION LEVEL ' OPERATOR(pg_catalog.||) pg_catalog.current_setting('transaction_isolation') " +
 		"OPERATOR(pg_catalog.||) CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END",
