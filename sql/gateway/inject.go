@@ -70,8 +70,7 @@ var injectedText = [injCount]string{
 	// Its first column is for warnSerializable.
 	injEmit: "SELECT pg_catalog.current_setting('transaction_isolation'), pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), '') OPERATOR(pg_catalog.||) " +
-		"CASE pg_catalog.current_setting('transaction_isolation') WHEN 'serializable' THEN ' isolation=serializable' ELSE '' END), " +
-		"CASE pg_catalog.current_setting('mtm.sequence_mode', true) WHEN 'monotonic' THEN mtm.tell_sequences() END",
+		"CASE pg_catalog.current_setting('transaction_isolation') WHEN 'serializable' THEN ' isolation=serializable' ELSE '' END)",
 	// Did the transaction write, and was there DDL in a function, or has it a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
 	// takes ShareUpdateExclusiveLock, and DML never does.)
 	injLocks: "SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN false ELSE " +

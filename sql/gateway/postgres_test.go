@@ -153,7 +153,7 @@ func setUp() {
 		"create table t (id int primary key, v text)",
 		"create table child (id int primary key, parent int references t deferrable initially deferred)",
 		"create sequence seq",
-		"create schema mtm; create function mtm.tell_sequences() returns void language sql as ''; create table mtm.full_identity (relid oid); create publication mtm; grant usage on schema mtm to public",
+		"create schema mtm; create table mtm.full_identity (relid oid); create publication mtm; grant usage on schema mtm to public",
 		"create table mtm.sequences (seqid oid, stepped bool, user_start int8, user_increment int8, user_min int8, user_max int8)",
 		"create table keyless (a int); alter table keyless replica identity full; insert into mtm.full_identity values ('keyless'::regclass)",
 		"create function writes() returns int language sql volatile as $$ insert into t values (1000, 'f') on conflict do nothing; select 1 $$",

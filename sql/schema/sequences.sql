@@ -19,18 +19,17 @@
 -- mtm.sequences: user_* is what the user asked for, set_* what the catalog got for it. A catalog value that is no longer set_*
 -- is the user's new wish.
 
--- mtm.sequence_mode of this session: 'step' unless it was set. The gateway sends it along with each DDL. 'monotonic' steps too, and has
--- each commit tell the other nodes how far its sequences have come (mtm.tell_sequences).
+-- mtm.sequence_mode of this session: 'step' unless it was set. The gateway sends it along with each DDL.
 CREATE OR REPLACE FUNCTION mtm.sequence_mode() RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     mode text := coalesce(nullif(current_setting('mtm.sequence_mode', true), ''), 'step');
 BEGIN
-    IF mode NOT IN ('step', 'monotonic', 'off') THEN
+    IF mode NOT IN ('step', 'off') THEN
         RAISE EXCEPTION 'invalid value for parameter "mtm.sequence_mode": "%"', mode
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Available values: step, monotonic, off.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Available values: step, off.';
     END IF;
-    RETURN CASE mode WHEN 'monotonic' THEN 'step' ELSE mode END;
+    RETURN mode;
 END $$;
 
 -- The member of a class nearest to v, not below it (up) or not above it; base is any member, width the distance.
@@ -235,15 +234,6 @@ $$;
 CREATE OR REPLACE FUNCTION mtm.setval(seq regclass, v bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT mtm.setval_done(seq, v, true, pg_catalog.setval(seq, coalesce((mtm.setval_target(seq, v, true)).value, v),
         coalesce(NOT (mtm.setval_target(seq, v, true)).fits, true)))
-$$;
-
--- Tells the other nodes how far the sequences are that this transaction took values from: it has them locked. So what they give after it was
--- committed comes after what it got. The gateway calls it before a commit, where mtm.sequence_mode is monotonic.
-CREATE OR REPLACE FUNCTION mtm.tell_sequences() RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO mtm.setvals SELECT l.relation, pg_sequence_last_value(l.relation), true
-    FROM pg_locks l JOIN mtm.sequences s ON s.seqid = l.relation AND s.stepped
-    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND pg_sequence_last_value(l.relation) IS NOT NULL
 $$;
 
 -- Takes this node's sequence along when setval() was called on another: forward only, for what it has given it must not give again. A

@@ -28,7 +28,6 @@ func TestOneCluster(t *testing.T) {
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
 		{"local tables", localTables},
-		{"numbers grow everywhere if mtm.sequence_mode is monotonic", numbersGrow},
 		{"outcomes are asked", outcomesAreAsked},
 		{"scripts print what stock PostgreSQL prints", scripts},
 		{"dumped and restored", dumpAndRestore},
@@ -95,25 +94,6 @@ func numbersNeverMeet(t *testing.T, c *testcluster.Cluster) {
 	}
 	for _, n := range c.Nodes() {
 		require.Equal(t, 120, one[int](t, n.Connect(), "SELECT count(*) FROM numbered"))
-	}
-}
-
-// numbersGrow: who begins after a commit gets a greater number, wherever; users need not be allowed to set the sequence.
-func numbersGrow(t *testing.T, c *testcluster.Cluster) {
-	execSQL(t, c.Node(3).Connect(), `CREATE TABLE grown (id serial PRIMARY KEY, down int); CREATE SEQUENCE falls INCREMENT -3; CREATE ROLE grower;
-		GRANT ALL ON grown TO grower; GRANT USAGE ON SEQUENCE grown_id_seq, falls TO grower`)
-	last, lowest := 0, 0
-	for round := range 30 {
-		db := c.Node(1 + (round*round)%3).Connect()
-		execSQL(t, db, "SET mtm.sequence_mode = monotonic; SET ROLE grower")
-		if round%4 == 3 {
-			execSQL(t, db, "CREATE TEMP TABLE own (id int); BEGIN; INSERT INTO own VALUES (1); INSERT INTO grown (down) VALUES (1); COMMIT")
-		}
-		id := one[int](t, db, "INSERT INTO grown (down) VALUES (nextval('falls')) RETURNING id")
-		down := one[int](t, db, "SELECT down FROM grown WHERE id = $1", id)
-		require.Greater(t, id, last, "round %d", round)
-		require.Less(t, down, lowest, "round %d", round)
-		last, lowest = id, down
 	}
 }
 
