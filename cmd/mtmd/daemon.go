@@ -215,7 +215,7 @@ func (d *daemon) newQueue(cluster *clusterState, sink dmq.Sink) (*dmq.Queue, err
 	cfg := dmq.Config{
 		Node: d.cfg.NodeID, Cluster: d.cfg.Cluster, Listener: l, Peers: map[mtm.NodeID]string{}, ServerTLS: server,
 		ClientTLS: client, Sink: sink, Spills: d.journal.Spills(), Register: d.registerAdmin, Logger: d.log,
-		HeartbeatInterval: d.cfg.HeartbeatSend, RecvTimeout: d.cfg.HeartbeatRecv,
+		HeartbeatInterval: d.cfg.HeartbeatSend, RecvTimeout: d.cfg.HeartbeatRecv, Waits: cluster == nil,
 	}
 	if cluster != nil {
 		for _, n := range cluster.Nodes {
