@@ -55,6 +55,7 @@ type Config struct {
 
 	Spills      Spills             // nil: large payloads are refused
 	Incarnation uint64             // differs at each start of the process; 0: chosen at random
+	Waits       bool               // this node is of no cluster yet: while it has no peers, any node of Cluster may do what the operator may
 	Register    func(*grpc.Server) // adds services to the listener; nil: none
 	Logger      *slog.Logger       // nil: slog.Default()
 

@@ -34,13 +34,16 @@ func (admin) Call(_ context.Context, r *mtmpb.AdminRequest) (*mtmpb.AdminRespons
 }
 
 // alone starts node 1, whose peer 2 the test plays. It gives a client with the certificate of name, of the PKI in dir.
-func alone(t *testing.T) (dir string, n *node, as func(dir, name string) *grpc.ClientConn) {
+func alone(t *testing.T, change ...func(*Config)) (dir string, n *node, as func(dir, name string) *grpc.ClientConn) {
 	dir = pki(t, "node-1", "node-2", "node-3", "admin")
 	l := listen(t, "127.0.0.1:0")
 	nobody := listen(t, "127.0.0.1:0")
 	require.NoError(t, nobody.Close())
 	n = start(t, dir, 1, l, map[mtm.NodeID]string{2: nobody.Addr().String()}, func(c *Config) {
 		c.Register = func(s *grpc.Server) { mtmpb.RegisterAdminServer(s, admin{}) }
+		for _, f := range change {
+			f(c)
+		}
 	})
 	return dir, n, func(dir, name string) *grpc.ClientConn {
 		conf, err := cert.ClientConfig(cert.In(dir, name), "node-1")
@@ -187,17 +190,23 @@ func TestGarbageInsteadOfTLS(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestWaitingNodeMayBeAddedByANode: without peers it takes calls of its cluster's nodes, but no messages.
+// TestWaitingNodeMayBeAddedByANode: without peers it takes calls of its cluster's nodes, but no messages. A cluster of one takes none.
 func TestWaitingNodeMayBeAddedByANode(t *testing.T) {
-	dir, n, as := alone(t)
-	n.RemovePeer(2)
-	for name, want := range map[string]codes.Code{"node-2": codes.OK, "node-3": codes.OK, "admin": codes.OK, "other": codes.PermissionDenied} {
-		if name == "other" {
-			require.NoError(t, cert.Issue(dir, name, "127.0.0.1"))
+	for _, waits := range []bool{true, false} {
+		dir, n, as := alone(t, func(c *Config) { c.Waits = waits })
+		n.RemovePeer(2)
+		node := codes.OK
+		if !waits {
+			node = codes.PermissionDenied
 		}
-		_, err := mtmpb.NewAdminClient(as(dir, name)).Call(context.Background(), &mtmpb.AdminRequest{Method: "m"})
-		require.Equal(t, want, status.Code(err), "%s: %v", name, err)
+		for name, want := range map[string]codes.Code{"node-2": node, "node-3": node, "admin": codes.OK, "other": codes.PermissionDenied} {
+			if name == "other" {
+				require.NoError(t, cert.Issue(dir, name, "127.0.0.1"))
+			}
+			_, err := mtmpb.NewAdminClient(as(dir, name)).Call(context.Background(), &mtmpb.AdminRequest{Method: "m"})
+			require.Equal(t, want, status.Code(err), "%s: %v", name, err)
+		}
+		_, err := greet(t, as(dir, "node-3"), hello())
+		require.Equal(t, codes.PermissionDenied, status.Code(err))
 	}
-	_, err := greet(t, as(dir, "node-3"), hello())
-	require.Equal(t, codes.PermissionDenied, status.Code(err))
 }

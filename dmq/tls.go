@@ -75,8 +75,8 @@ func (c *Config) caller(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-// admit decides who may call what: peers everything, the operator everything but Peer, others nothing. While this node has no peers it
-// waits to be made one of a cluster, and any node of that may do so.
+// admit decides who may call what: peers everything, the operator everything but Peer, others nothing. While this node waits
+// to be made one of a cluster any node of that may do so; a cluster of one does not wait.
 func (c *Config) admit(ctx context.Context, method string) error {
 	name, err := c.caller(ctx)
 	if err != nil {
@@ -87,14 +87,14 @@ func (c *Config) admit(ctx context.Context, method string) error {
 		return nil
 	}
 	forAdmin := !strings.HasPrefix(method, "/"+mtmpb.Peer_ServiceDesc.ServiceName+"/")
-	if c.known.Load() == 0 && forAdmin && isNodeName(name) {
+	if c.Waits && c.known.Load() == 0 && forAdmin && isNodeName(name) {
 		return nil // this node waits to be added, and a node of the cluster adds it (mtm.add_node)
 	}
 	if name == adminName && forAdmin {
 		return nil
 	}
 	level := slog.LevelWarn
-	if c.known.Load() == 0 { // this node waits to be added, and the others look whether it is there yet
+	if c.Waits && c.known.Load() == 0 { // this node waits to be added, and the others look whether it is there yet
 		level = slog.LevelDebug
 	}
 	c.Logger.Log(ctx, level, "call refused", keyMethod, method, keyName, name)

@@ -45,7 +45,8 @@ func (c *Capture) Unblock(ctx context.Context, conn *pgconn.PgConn) error {
 			continue
 		}
 		if b.pid == 0 {
-			c.cfg.Log.Warn("a prepared transaction keeps PostgreSQL from decoding", keyGID, w.gid)
+			c.cfg.Log.Warn("a prepared transaction keeps PostgreSQL from decoding", keyGID, w.gid,
+				keyHint, "if it is a user's, end it: ROLLBACK PREPARED, from another node, its name in mtm.prepared")
 		}
 		if c.sink.Stalled(b.gid, b.pid) || b.pid == 0 {
 			continue

@@ -124,6 +124,7 @@ const (
 	keyError = "err"
 	keyGID   = "gid"
 	keyPID   = "pid"
+	keyHint  = "hint"
 	keyPart  = "part"
 )
 

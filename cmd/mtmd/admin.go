@@ -90,6 +90,11 @@ func (s *adminServer) Call(ctx context.Context, req *mtmpb.AdminRequest) (*mtmpb
 		if err = json.Unmarshal(req.GetJson(), &o); err == nil {
 			out, err = s.d.reindex(ctx, o)
 		}
+	case "check_open", "check_hold", "check_snapshot", "check_release", "check_digest", "check_rows", "check_end":
+		var check checkRequest
+		if err = json.Unmarshal(req.GetJson(), &check); err == nil {
+			out, err = s.d.checks.call(ctx, s.d, req.GetMethod(), check)
+		}
 	case "pause", "resume":
 		err = s.d.hold(ctx, req.GetMethod() == "pause")
 	case "drop_node":

@@ -35,6 +35,7 @@ type daemon struct {
 	gateway    *gateway.Server
 	relay      relay
 	jobs       *jobs
+	checks     *checks
 	asked      chan struct{} // a session asks something
 	joined     chan struct{} // a cluster was made: leave the first phase
 	clientCert *certFile     // nil: no TLS to clients
@@ -67,7 +68,7 @@ func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
 	}
 	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), tokens: newTokens(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1), keeping: make(chan *heldCopy)}
 	d.peers.Store(&cfg.Peers)
-	d.relay, d.jobs = d.newRelay(), newJobs(d)
+	d.relay, d.jobs, d.checks = d.newRelay(), newJobs(d), &checks{open: map[string]*check{}}
 	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
 	return d, nil
 }
@@ -214,7 +215,7 @@ func (d *daemon) newQueue(cluster *clusterState, sink dmq.Sink) (*dmq.Queue, err
 	cfg := dmq.Config{
 		Node: d.cfg.NodeID, Cluster: d.cfg.Cluster, Listener: l, Peers: map[mtm.NodeID]string{}, ServerTLS: server,
 		ClientTLS: client, Sink: sink, Spills: d.journal.Spills(), Register: d.registerAdmin, Logger: d.log,
-		HeartbeatInterval: d.cfg.HeartbeatSend, RecvTimeout: d.cfg.HeartbeatRecv,
+		HeartbeatInterval: d.cfg.HeartbeatSend, RecvTimeout: d.cfg.HeartbeatRecv, Waits: cluster == nil,
 	}
 	if cluster != nil {
 		for _, n := range cluster.Nodes {

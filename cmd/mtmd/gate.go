@@ -35,6 +35,7 @@ type gate struct {
 	below     uint64
 	limit     int
 	preparing int
+	stopped   int                 // who keeps new transactions waiting (still)
 	closing   uint64              // the Seq of the CloseGate that is being carried out
 	inFlight  int                 // are not finished everywhere
 	waiting   map[mtm.GID]*commit // until Wait has taken the outcome
@@ -101,7 +102,7 @@ func (g *gate) Permit(ctx context.Context, age uint64) (mtm.GID, error) {
 	var timer *time.Timer
 	for {
 		g.mu.Lock()
-		if g.open && g.next < g.below && g.inFlight < g.limit {
+		if g.open && g.stopped == 0 && g.next < g.below && g.inFlight < g.limit {
 			gid := mtm.GID{Origin: g.id, Gen: g.gen, Seq: g.next}
 			g.next++
 			g.preparing++

@@ -21,12 +21,12 @@ import (
 	"mtm/sql/schema"
 )
 
-// This file does what administrators ask for in SQL: mtm.add_node() and mtm.drop_node(). A session begins a job, and follows it by further
+// This file does what administrators ask for in SQL: mtm.add_node(), mtm.drop_node() and mtm.check_query(). A session begins a job, and follows it by further
 // questions; a job that nobody follows is ended.
 
 const (
 	jobPatience  = 10 * time.Second // without a question
-	maxArgument  = 2000             // bytes of base64
+	maxArgument  = 16000            // bytes of base64
 	maxArguments = 64
 	reportPiece  = 300 // bytes: schema's answers have room for a little more
 )
@@ -134,7 +134,7 @@ func reportOf(err error) string {
 func (j *jobs) answer(q schema.Question) (text string, failure *mtm.Error, known bool) {
 	verb, rest := q.Text[:1], q.Text[1:]
 	switch verb {
-	case schema.AskArgument, schema.AskMore, schema.AskAdd, schema.AskDrop, schema.AskProgress, schema.AskReport:
+	case schema.AskArgument, schema.AskMore, schema.AskAdd, schema.AskDrop, schema.AskCheck, schema.AskProgress, schema.AskReport:
 	default:
 		return "", nil, false
 	}
@@ -148,6 +148,8 @@ func (j *jobs) answer(q schema.Question) (text string, failure *mtm.Error, known
 		failure = j.beginAdd(q.PID)
 	case schema.AskDrop:
 		failure = j.beginDrop(q.PID, rest)
+	case schema.AskCheck:
+		failure = j.beginCheck(q.PID)
 	case schema.AskProgress:
 		text, failure = j.progress(q.PID)
 	case schema.AskReport:
@@ -182,7 +184,7 @@ func (j *jobs) begin(pid int32, do func(context.Context, func(string)) (string, 
 		ended := j.now.ended()
 		j.now.mu.Unlock()
 		if !ended {
-			return &mtm.Error{Code: "55006", Msg: "a node is being added or dropped by another session of this node"}
+			return &mtm.Error{Code: "55006", Msg: "a node is being added or dropped, or a query compared, by another session of this node"}
 		}
 	}
 	one := &job{pid: pid, do: do, followed: time.Now(), answer: "rbeginning"}

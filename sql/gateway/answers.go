@@ -132,8 +132,8 @@ func (s *session) answer(typ byte, msg []byte) error {
 	visible := e.role == roleClient
 	switch typ {
 	case 'D':
-		if e.role == roleAsk || e.role == roleDDLEnd {
-			s.note(msg)
+		if e.role == roleAsk || e.role == roleDDLEnd || e.role == roleRows {
+			s.note(msg, e.role == roleRows)
 		}
 	case 'd', 't', 'c', 'V':
 	case 'T', 'n':
@@ -182,8 +182,8 @@ func (s *session) pass(visible bool, msg []byte) error {
 	return nil
 }
 
-// note keeps the first column of a row of roleAsk.
-func (s *session) note(msg []byte) {
+// note keeps the first column of a row of roleAsk; more: behind what is kept already.
+func (s *session) note(msg []byte, more bool) {
 	value := ""
 	if len(msg) >= 11 {
 		n := int(int32(uint32(msg[7])<<24 | uint32(msg[8])<<16 | uint32(msg[9])<<8 | uint32(msg[10])))
@@ -192,6 +192,9 @@ func (s *session) note(msg []byte) {
 		}
 	}
 	s.mu.Lock()
+	if more {
+		value = s.step.value + " " + value
+	}
 	s.step.value = value
 	s.mu.Unlock()
 }

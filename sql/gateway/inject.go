@@ -129,8 +129,8 @@ var injectedText = [injCount]string{
 	injPing: "SELECT 'here'",
 	injRole: "SELECT current_user", injSessionUser: "SELECT session_user", injSearchPath: "SELECT pg_catalog.current_setting('search_path')",
 	injForbid: "SELECT pg_catalog.pg_notify('mtm', '')",
-	injChannels: "SELECT '=' OPERATOR(pg_catalog.||) COALESCE(pg_catalog.string_agg(pg_catalog.encode(pg_catalog.convert_to(c, 'UTF8'), 'hex'), ' '), '') " +
-		"FROM pg_catalog.pg_listening_channels() AS c",
+	injChannels: "SELECT pg_catalog.encode(pg_catalog.convert_to(c, 'UTF8'), 'hex') FROM pg_catalog.pg_listening_channels() AS c LIMIT " +
+		strconv.Itoa(2*maxSessionChannels),
 	injNoBodies: "SET LOCAL check_function_bodies = off",
 	injCharacteristics: "SELECT ' ISOLATION LEVEL ' OPERATOR(pg_catalog.||) pg_catalog.current_setting('transaction_isolation') " +
 		"OPERATOR(pg_catalog.||) CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END",

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -33,7 +34,17 @@ func (s *session) reads(name string) bool {
 	return s.utf8 || strings.IndexFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }
 
+// maxSessionChannels bounds what one session may listen to: the channels of a node are bounded, and for all its clients.
+const maxSessionChannels = 1000
+
 func (s *session) holdChannel(ctx context.Context, channel string) *mtm.Error {
+	s.mu.Lock()
+	many := len(s.channels) >= maxSessionChannels
+	s.mu.Unlock()
+	if many {
+		return &mtm.Error{Code: "53400", Msg: fmt.Sprintf("this session listens to %d channels already", maxSessionChannels),
+			Hint: "UNLISTEN what is not needed, or tell things apart by the payload instead of the channel."}
+	}
 	if e := s.srv.conf.Channels.Listen(ctx, channel); e != nil {
 		return e
 	}
@@ -56,12 +67,12 @@ func (s *session) relistened(ctx context.Context) error {
 	s.mu.Lock()
 	s.relisten = false
 	s.mu.Unlock()
-	st, err := s.do(roleAsk, injChannels)
-	if err != nil || st.err != nil || !strings.HasPrefix(st.value, "=") { // an answer that is too long tells nothing: so be it
+	st, err := s.do(roleRows, injChannels)
+	if err != nil || st.err != nil {
 		return err
 	}
 	listens := map[string]bool{}
-	for _, word := range strings.Fields(st.value[1:]) {
+	for _, word := range strings.Fields(st.value) {
 		if name, err := hex.DecodeString(word); err == nil && utf8.Valid(name) {
 			listens[string(name)] = true
 		}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -155,4 +156,24 @@ func TestListenOutOfSight(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "secret", n.Channel)
 	f.await(t, "secret")
+}
+
+// TestChannelsOfASessionAreBounded: one client cannot take all the channels of a node.
+func TestChannelsOfASessionAreBounded(t *testing.T) {
+	f := &fakeChannels{held: map[string]int{}, news: make(chan struct{}, 1)}
+	h := start(t, func(c *Config) { c.Channels = f })
+	conn := h.connect(t, pgx.QueryExecModeSimpleProtocol)
+	all := ""
+	for i := range maxSessionChannels {
+		all += fmt.Sprintf("listen c%d;", i)
+	}
+	_, err := conn.Exec(bg, all)
+	require.NoError(t, err)
+	_, err = conn.Exec(bg, "listen more")
+	require.Equal(t, "53400", code(err))
+	_, err = conn.Exec(bg, "listen c7; unlisten c7; select 1")
+	require.NoError(t, err)
+	_, err = conn.Exec(bg, "listen more")
+	require.NoError(t, err)
+	f.has(t, "more")
 }

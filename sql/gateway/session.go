@@ -20,6 +20,7 @@ const (
 	roleClient  role = iota // the client's own message: he sees the answer
 	roleOurs                // injected: nobody sees it, an error is kept
 	roleAsk                 // injected: the first column of its row is kept in step.value
+	roleRows                // injected: the first columns of its rows are kept in step.value, a space before each
 	rolePrepare             // PREPARE TRANSACTION
 	roleTag                 // injected: its tag is kept in step.value
 	roleDDLEnd              // its end; the first column of its row says what it was about: mtm.note_ddl
@@ -53,7 +54,7 @@ type step struct {
 	shown   bool       // … and whether the client has it
 	done    bool       // the client's statement is complete
 	prepare bool       // PREPARE TRANSACTION succeeded
-	value   string     // first column of the last row of roleAsk
+	value   string     // first column of the last row of roleAsk; of all rows of roleRows
 }
 
 // block is what the open transaction block did.

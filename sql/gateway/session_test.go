@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"mtm"
 )
 
 var bg = context.Background()
@@ -177,3 +179,31 @@ func TestCopyBothWays(t *testing.T) {
 type counter int
 
 func (c *counter) Write(b []byte) (int, error) { *c += counter(len(b)); return len(b), nil }
+
+// TestCommitWithoutPermitEndsTheBlock: as a COMMIT of PostgreSQL's that fails does, in both protocols.
+func TestCommitWithoutPermitEndsTheBlock(t *testing.T) {
+	h := start(t)
+	conn := h.connect(t, pgx.QueryExecModeExec).PgConn()
+	for _, extended := range []bool{false, true} {
+		for _, commit := range []string{"commit", "commit and chain"} {
+			fresh(t, h)
+			h.fake.mu.Lock()
+			h.fake.onPermit = func(context.Context) error { return &mtm.Error{Code: "57P03", Msg: "not online"} }
+			h.fake.mu.Unlock()
+			_, err := conn.Exec(bg, "begin; insert into t values (1, 'x')").ReadAll()
+			require.NoError(t, err)
+			if extended {
+				err = conn.ExecParams(bg, commit, nil, nil, nil, nil).Read().Err
+			} else {
+				_, err = conn.Exec(bg, commit).ReadAll()
+			}
+			require.Equal(t, "57P03", code(err), commit)
+			require.Equal(t, byte('I'), conn.TxStatus(), commit)
+			h.fake.mu.Lock()
+			h.fake.onPermit = nil
+			h.fake.mu.Unlock()
+			require.NoError(t, conn.ExecParams(bg, "insert into t values (1, 'y')", nil, nil, nil, nil).Read().Err)
+			require.Equal(t, 1, h.direct(t, "select count(*) from t where v = 'y'"))
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"mtm"
 	"mtm/sql/statement"
 )
 
@@ -282,20 +283,24 @@ func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) e
 		return err
 	}
 	if failure != nil {
-		s.inject(injRollback, roleOurs) // a COMMIT that fails ends the block
-		s.provoke(failure, false)
-		s.ext.cur, s.ext.wrapped, s.ext.failed = 'I', false, true
+		s.failCommit(failure)
 		return nil
 	}
 	if open {
 		return s.openStep(ctx, chain, characteristics)
 	}
 	if e := s.mayPrepare(ctx, now()); e != nil {
-		s.provoke(e, false)
-		s.ext.failed = true
+		s.failCommit(e)
 		return nil
 	}
 	return s.prepareStep(ctx, chain, characteristics, last)
+}
+
+// failCommit answers the Execute of a COMMIT that fails: that ends the block.
+func (s *session) failCommit(e *mtm.Error) {
+	s.inject(injRollback, roleOurs)
+	s.provoke(e, false)
+	s.ext.cur, s.ext.wrapped, s.ext.failed = 'I', false, true
 }
 
 // outside is the state of the transaction as the client knows it: the block that he does not see is none, for the statement that began it.

@@ -18,14 +18,9 @@ func (r *Relay) passOn(ctx context.Context) error {
 		notes := r.heard
 		r.heard, r.bytes = nil, 0
 		r.mu.Unlock()
-		at, err := r.cfg.Have(ctx)
+		at, err := r.have(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			r.cfg.Lost(len(notes))
-			r.cfg.Log.Warn("notifications are lost: nobody knows what they follow", keyCount, len(notes), keyError, err)
-			continue
+			return err
 		}
 		r.mu.Lock()
 		for _, p := range r.peers {
@@ -35,6 +30,20 @@ func (r *Relay) passOn(ctx context.Context) error {
 		}
 		r.changed.tell()
 		r.mu.Unlock()
+	}
+}
+
+// have is Config.Have, for as long as it takes: what was heard must not be told before what it follows is known. What comes meanwhile waits, bounded.
+func (r *Relay) have(ctx context.Context) (Position, error) {
+	for said := false; ; said = true {
+		at, err := r.cfg.Have(ctx)
+		if err == nil || ctx.Err() != nil {
+			return at, ctx.Err()
+		}
+		if !said {
+			r.cfg.Log.Warn("notifications wait: it is not known yet what they follow", keyError, err)
+		}
+		rest(ctx, retryAfter)
 	}
 }
 

@@ -32,6 +32,7 @@ type node struct {
 	id     mtm.NodeID
 	clock  atomic.Uint64 // grows each time it is looked at
 	lost   atomic.Int64
+	late   atomic.Int64  // so often Have fails: a commit takes longer than it waits
 	behind chan struct{} // Caught waits for it; nil: it does not wait
 	stop   func()
 }
@@ -59,6 +60,9 @@ func (net *network) add(id mtm.NodeID, life uint64) *node {
 		Peers: func() mtm.NodeSet { return net.reach(id) },
 		Call:  func(ctx context.Context, to mtm.NodeID, m Message) (Answer, error) { return net.call(ctx, id, to, m) },
 		Have: func(context.Context) (Position, error) {
+			if n.late.Add(-1) >= 0 {
+				return Position{}, errors.New("a commit takes too long")
+			}
 			return Position{Gen: 1, Have: []mtm.OriginHave{{Origin: id, Upto: n.clock.Add(1)}}}, nil
 		},
 		Caught: func(ctx context.Context, at Position) error {
@@ -215,6 +219,17 @@ func TestNotificationsFollowTheCommit(t *testing.T) {
 	hears(t, b, "news=of node 2")
 	close(free)
 	hears(t, b, "news=early")
+}
+
+// TestNotificationsOutliveALongCommit: while it is not known what they follow they wait, and none is lost.
+func TestNotificationsOutliveALongCommit(t *testing.T) {
+	net := newNetwork(t, 1, 2)
+	b := net.listener(2, "news")
+	net.relays[1].late.Store(3)
+	exec1(t, connect(t, 1), "NOTIFY news, 'one'")
+	exec1(t, connect(t, 1), "NOTIFY news, 'two'")
+	hears(t, b, "news=one", "news=two")
+	require.Zero(t, net.relays[1].lost.Load())
 }
 
 func TestNodeThatWasOutOfReachHearsWhatItMissed(t *testing.T) {

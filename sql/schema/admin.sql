@@ -1,4 +1,4 @@
--- What administrators have the daemon do: mtm.add_node(), mtm.drop_node(). It takes longer than a question may: so it is begun by one
+-- What administrators have the daemon do: mtm.add_node(), mtm.drop_node(), mtm.check_query(). It takes longer than a question may: so it is begun by one
 -- question, and others follow it. The daemon ends, and undoes, what nobody follows any more: a cancelled statement, a lost session.
 -- These functions are the only way to ask so: see mtm.proof.
 
@@ -42,19 +42,25 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION mtm.carry_out(text) FROM public;
 
--- Adds the node whose waiting mtmd is at node, 'id=host:port', as mtmctl add-node does, and returns its number when it is a member.
-CREATE OR REPLACE FUNCTION mtm.add_node(node text) RETURNS int
+-- Begins with a long argument.
+CREATE OR REPLACE FUNCTION mtm.carry_out(beginning text, argument text) RETURNS text
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    words text := translate(encode(convert_to(node, 'UTF8'), 'base64'), E'\n', '');
+    words text := translate(encode(convert_to(argument, 'UTF8'), 'base64'), E'\n', '');
 BEGIN
     PERFORM mtm.ask('n' || substr(words, 1, 36));
     FOR i IN 1 .. length(words) / 36 LOOP
         PERFORM mtm.ask('p' || substr(words, 36 * i + 1, 36));
     END LOOP;
-    RETURN mtm.carry_out('a')::int;
+    RETURN mtm.carry_out(beginning);
 END $$;
+REVOKE ALL ON FUNCTION mtm.carry_out(text, text) FROM public;
+
+-- Adds the node whose waiting mtmd is at node, 'id=host:port', as mtmctl add-node does, and returns its number when it is a member.
+CREATE OR REPLACE FUNCTION mtm.add_node(node text) RETURNS int
+LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT mtm.carry_out('a', node)::int $$;
 REVOKE ALL ON FUNCTION mtm.add_node(text) FROM public;
 GRANT EXECUTE ON FUNCTION mtm.add_node(text) TO mtm_admin;
 
@@ -71,3 +77,18 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION mtm.drop_node(int) FROM public;
 GRANT EXECUTE ON FUNCTION mtm.drop_node(int) TO mtm_admin;
+
+-- Runs a query on all nodes, for one state of the data, and tells whether it gives the same rows, in whatever order. If not, a WARNING
+-- tells of one that differs. Superusers only: it runs as its user, on all nodes.
+CREATE OR REPLACE FUNCTION mtm.check_query(query_text text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE STRICT AS $$
+DECLARE
+    answer text;
+BEGIN
+    answer := mtm.carry_out('q', pg_catalog.json_build_object('query', query_text, 'search_path', pg_catalog.current_setting('search_path'), 'user', session_user)::text);
+    IF pg_catalog.length(answer) > 1 THEN
+        RAISE WARNING '%', pg_catalog.substr(answer, 2);
+    END IF;
+    RETURN pg_catalog.left(answer, 1) = 't';
+END $$;
+REVOKE ALL ON FUNCTION mtm.check_query(text) FROM public;

@@ -29,6 +29,7 @@ const (
 	AskMore     = "p"
 	AskAdd      = "a" // begin to add the node of the argument
 	AskDrop     = "d" // before a number: begin to drop that node
+	AskCheck    = "q" // begin to compare what the query of the argument gives on all nodes: superusers only
 	AskProgress = "j" // what was begun: "r" and how far it is; "d" and its result; "f", and AskReport tells the error
 	AskReport   = "k" // before a position: some of the error, a JSON object in ASCII, from there on; NULL past its end
 )

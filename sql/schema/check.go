@@ -157,7 +157,7 @@ func (c *checker) capacity() {
 	c.fatal("max_prepared_transactions", have >= prepared, fmt.Sprintf("max_prepared_transactions = %d, needed %d", have, prepared),
 		restart("max_prepared_transactions", prepared))
 
-	c.free("replication_slots", "max_replication_slots", c.f.SlotsUsed, 1)
+	c.free("replication_slots", "max_replication_slots", c.f.SlotsUsed, 2) // the second while the slot is replaced (logrep, Capture.Renew)
 	c.free("wal_senders", "max_wal_senders", c.f.SendersUsed, 2)
 	origins := "max_replication_slots"
 	if _, known := c.f.Settings["max_active_replication_origins"]; known { // 18

@@ -38,6 +38,7 @@ func TestOneCluster(t *testing.T) {
 		{"a client that cancels while its commit waits", cancelDuringCommit},
 		{"a client that leaves while its commit waits", leaveDuringCommit},
 		{"sessions killed under load", killedSessions},
+		{"mtm.check_query without false alarms", checkQueries},
 		{"garbage on the port for clients", garbageToGateway},
 		{"garbage on the port for peers", garbageToPeers},
 		{"a second init-cluster is refused", initTwice},

@@ -24,6 +24,7 @@ func TestReferenceTable(t *testing.T) {
 		{"large object", largeObject},
 		{"REINDEX CONCURRENTLY, CREATE INDEX CONCURRENTLY", indexesConcurrently},
 		{"COMMIT AND CHAIN", commitAndChain},
+		{"id collision", idCollision}, // of its list of scenarios
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			one.test(t, c.For(t))
@@ -145,4 +146,14 @@ func commitAndChain(t *testing.T, c *testcluster.Cluster) {
 	require.Equal(t, "repeatable read", one[string](t, db, "SHOW transaction_isolation"))
 	execAll(t, db, "INSERT INTO chained VALUES (2)", "ROLLBACK AND CHAIN", "INSERT INTO chained VALUES (3)", "COMMIT")
 	require.Equal(t, 4, one[int](t, c.Node(3).Connect(), "SELECT sum(id) FROM chained"))
+}
+
+// idCollision: a number that a node has is given to no other; nothing is changed.
+func idCollision(t *testing.T, c *testcluster.Cluster) {
+	for _, id := range []int{1, 2} {
+		_, err := c.Node(1).Connect().Exec(t.Context(), "SELECT mtm.add_node($1)", fmt.Sprintf("%d=127.0.0.1:1", id))
+		require.Equal(t, "55000", sqlState(err), "%v", err)
+		require.Contains(t, detailOf(err), fmt.Sprintf("the cluster has nodes [1 2 3], the new one is %d", id))
+	}
+	statusOnAll(t, c)
 }

@@ -1,0 +1,88 @@
+-- Transactions that PostgreSQL cannot prepare, and that write replicated tables all the same; and the habits of migration tools.
+CREATE SCHEMA corpus_unpreparable;
+SET search_path = corpus_unpreparable;
+CREATE TABLE t (id int PRIMARY KEY, v text);
+-- Temporary and permanent tables in one transaction.
+BEGIN;
+CREATE TEMP TABLE mine (id int PRIMARY KEY, v text) ON COMMIT DROP;
+INSERT INTO mine SELECT g, 'mine ' || g FROM generate_series(1, 5) g;
+INSERT INTO t SELECT * FROM mine;
+UPDATE t SET v = t.v || '!' FROM mine m WHERE m.id = t.id AND m.id > 3;
+COMMIT;
+SELECT * FROM t ORDER BY id;
+SELECT * FROM mine;
+CREATE TEMP TABLE kept AS SELECT id * 10 AS id FROM t;
+INSERT INTO t SELECT id, 'from a temporary table' FROM kept;
+WITH gone AS (DELETE FROM kept WHERE id > 20 RETURNING id) UPDATE t SET v = 'gone' FROM gone WHERE gone.id = t.id;
+SELECT count(*), count(*) FILTER (WHERE v = 'gone') FROM t;
+BEGIN;
+INSERT INTO t VALUES (100, 'rolled back');
+INSERT INTO kept VALUES (100);
+SAVEPOINT s;
+INSERT INTO t VALUES (1, 'twice');
+ROLLBACK TO s;
+ROLLBACK;
+BEGIN;
+INSERT INTO kept VALUES (7);
+INSERT INTO t VALUES (1, 'twice');
+COMMIT;
+SELECT count(*) FROM kept;
+-- Deferred triggers and constraints run before it is told.
+CREATE TABLE later (id int PRIMARY KEY, t int REFERENCES t DEFERRABLE INITIALLY DEFERRED);
+BEGIN;
+INSERT INTO later SELECT 1, id FROM kept LIMIT 1;
+INSERT INTO later VALUES (2, 999);
+COMMIT;
+BEGIN;
+INSERT INTO later VALUES (2, 999);
+INSERT INTO kept VALUES (999);
+INSERT INTO t SELECT 999, 'in time' FROM kept WHERE id = 999;
+COMMIT;
+SELECT * FROM later;
+DROP TABLE kept;
+-- Holdable cursors.
+BEGIN;
+DECLARE held SCROLL CURSOR WITH HOLD FOR SELECT id, v FROM t ORDER BY id;
+INSERT INTO t VALUES (200, 'with a cursor');
+COMMIT;
+FETCH 2 FROM held;
+FETCH LAST FROM held;
+INSERT INTO t VALUES (201, 'while it is open');
+FETCH ABSOLUTE 1 FROM held;
+CLOSE held;
+-- NOTIFY, by itself and by a trigger.
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('corpus_unpreparable', NEW.id::text); RETURN NULL; END $$;
+BEGIN;
+INSERT INTO t VALUES (300, 'told');
+NOTIFY corpus_unpreparable, 'told';
+COMMIT;
+CREATE TRIGGER tell AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION tell();
+INSERT INTO t VALUES (301, 'told'), (302, 'told');
+INSERT INTO t SELECT 303, 'told' WHERE pg_notify('corpus_unpreparable', 'select') IS NOT NULL;
+DROP TRIGGER tell ON t;
+-- Exported snapshots.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT pg_export_snapshot() IS NOT NULL;
+INSERT INTO t VALUES (400, 'exported');
+COMMIT;
+SELECT count(*), sum(id) FROM t;
+-- Migration tools: an advisory lock, a table of versions, an index CONCURRENTLY.
+CREATE TABLE IF NOT EXISTS versions (version int PRIMARY KEY, dirty boolean NOT NULL);
+SELECT pg_try_advisory_lock(4711);
+BEGIN;
+INSERT INTO versions VALUES (1, true);
+ALTER TABLE t ADD COLUMN n int NOT NULL DEFAULT 0;
+UPDATE versions SET dirty = false WHERE version = 1;
+COMMIT;
+CREATE INDEX CONCURRENTLY IF NOT EXISTS t_n ON t (n);
+CREATE INDEX CONCURRENTLY IF NOT EXISTS t_n ON t (n);
+REINDEX INDEX CONCURRENTLY t_n;
+SELECT indexdef FROM pg_indexes WHERE schemaname = 'corpus_unpreparable' AND indexname = 't_n';
+DROP INDEX CONCURRENTLY t_n;
+BEGIN;
+SELECT pg_advisory_xact_lock(4712);
+TRUNCATE versions;
+INSERT INTO versions VALUES (2, false);
+COMMIT;
+SELECT pg_advisory_unlock(4711);
+SELECT * FROM versions;
