@@ -26,6 +26,9 @@ import (
 type tableFacts struct {
 	ForeignKeys []*foreignKey `json:"fks"`
 	Deferrable  bool          `json:"deferrable"` // it has a key that is checked at the end
+
+	Fires bool              `json:"fires"` // it has triggers that fire in a session that replicates
+	Types map[string]string `json:"types"` // of its columns, quoted, without modifiers
 }
 
 // foreignKey is one that a table's rows must fulfil.
@@ -59,7 +62,12 @@ const factsSQL = `SELECT pg_catalog.json_build_object(
     WHERE t.tgrelid = r.oid AND t.tgfoid = 'pg_catalog."RI_FKey_check_ins"'::pg_catalog.regproc AND t.tgenabled <> 'D'
       AND (pg_catalog.to_jsonb(c) ->> 'conperiod') IS DISTINCT FROM 'true'), '[]'),
   'deferrable', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = r.oid AND t.tgdeferrable
-      AND t.tgfoid = 'pg_catalog.unique_key_recheck'::pg_catalog.regproc))
+      AND t.tgfoid = 'pg_catalog.unique_key_recheck'::pg_catalog.regproc),
+  'fires', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = r.oid AND t.tgenabled IN ('A', 'R')
+      AND t.tgfoid <> 'pg_catalog.unique_key_recheck'::pg_catalog.regproc),
+  'types', (SELECT pg_catalog.json_object_agg(a.attname, pg_catalog.format('%I.%I', n.nspname, y.typname)) FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_type y ON y.oid = a.atttypid JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
+      WHERE a.attrelid = r.oid AND a.attnum > 0))
 FROM (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS oid) r`
 
 // noParent is in the error of a check that found no parent.

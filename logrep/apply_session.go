@@ -35,9 +35,10 @@ type applySession struct {
 
 // sentStmt is what must be known of a statement when its answer comes.
 type sentStmt struct {
-	rel *applyRel
-	one bool        // it must hit one row
-	fk  *foreignKey // it is this one's check
+	rel  *applyRel
+	one  bool        // it must hit one row
+	rows int64       // it must hit so many; 0: any number
+	fk   *foreignKey // it is this one's check
 }
 
 const (
@@ -207,7 +208,10 @@ func (s *applySession) answer(note sentStmt) error {
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.CommandComplete:
-			if note.one && pgconn.NewCommandTag(string(msg.CommandTag)).RowsAffected() != 1 {
+			if note.one {
+				note.rows = 1
+			}
+			if note.rows > 0 && pgconn.NewCommandTag(string(msg.CommandTag)).RowsAffected() != note.rows {
 				return &rowError{rel: note.rel}
 			}
 			return nil
