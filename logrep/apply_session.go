@@ -42,9 +42,9 @@ type sentStmt struct {
 }
 
 const (
-	batchBytes = 64 << 10 // of statements sent before their answers are read
-	batchStmts = 256
-	maxStmts   = 2000 // prepared on one connection; past it all are dropped
+	batchBytes = 64 << 10 // of statements that go out in one write
+	batchStmts = 256      // sent before their answers are read
+	maxStmts   = 2000     // prepared on one connection; past it all are dropped
 )
 
 // openSession connects worker number n and gives it a replication origin of its own, if there is one to be had.
@@ -155,8 +155,11 @@ func (s *applySession) send(st *applyStmt, params [][]byte, note sentStmt) error
 	}
 	s.bytes += 32
 	s.sent = append(s.sent, note)
-	if s.bytes >= batchBytes || len(s.sent) >= batchStmts {
+	switch {
+	case len(s.sent) >= batchStmts:
 		return s.drain()
+	case s.bytes >= batchBytes:
+		return s.flush() // PostgreSQL works meanwhile; so few answers fit into any buffer
 	}
 	return nil
 }

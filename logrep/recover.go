@@ -52,8 +52,8 @@ func (j recoverJob) alone() bool {
 }
 
 const (
-	groupTxns  = 1000    // transactions in one local transaction
-	groupBytes = 1 << 20 // of their payloads
+	groupTxns  = 4000    // transactions in one local transaction
+	groupBytes = 4 << 20 // of their payloads
 )
 
 // NewRecoverer makes a Recoverer; nothing happens before Run.

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"mtm/logrep/pgoutput"
@@ -37,7 +38,7 @@ type gathered struct {
 var gatherSizes = []int{64, 8}
 
 const (
-	gatherMaxBytes  = 1 << 20 // held back
+	gatherMaxBytes  = 4 << 20 // held back
 	gatherMaxParams = 1 << 14 // of a statement
 )
 
@@ -224,28 +225,35 @@ func (t *applyTxn) insertAll(rel *applyRel, rows [][]byte) error {
 	return t.copyAll(rel, buf)
 }
 
-// copyAll loads rows that are in COPY's text format already.
+// copyAll loads rows that are in COPY's text format already. They go out with what precedes them: PostgreSQL passes over rows of a
+// COPY that it refuses, and over a COPY behind a statement that failed.
 func (t *applyTxn) copyAll(rel *applyRel, rows []byte) error {
-	if err := t.drain(); err != nil {
-		return err
-	}
 	t.fe.SendQuery(&pgproto3.Query{String: rel.copySQL()})
-	if err := t.flush(); err != nil {
-		return err
-	}
-	if err := t.copyAnswer(rel); err != nil {
-		return err
-	}
 	t.fe.Send(&pgproto3.CopyData{Data: rows})
 	t.fe.Send(&pgproto3.CopyDone{})
 	if err := t.flush(); err != nil {
 		return err
 	}
-	err := t.simpleAnswer()
-	if st, ok := err.(*stmtError); ok {
-		st.rel = rel
+	if err := t.answers(); err != nil {
+		return err
 	}
-	return err
+	return t.copied(rel)
+}
+
+// copied reads the answers to a COPY and its rows.
+func (t *applyTxn) copied(rel *applyRel) (err error) {
+	for {
+		msg, broken := receive(t.conn)
+		if broken != nil {
+			return &brokenError{broken}
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.ErrorResponse:
+			err = &stmtError{rel: rel, err: pgconn.ErrorResponseToPgError(msg)}
+		case *pgproto3.ReadyForQuery:
+			return err
+		}
+	}
 }
 
 // many is the statement that does to n rows what c does to one, or nil if there is none. Its parameters are those of n such

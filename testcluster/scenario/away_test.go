@@ -133,6 +133,7 @@ func awayForTime(t *testing.T, away time.Duration) {
 	}
 	t.Logf("online again %v after the order to start it; it was away for %v", took.Round(10*time.Millisecond), away)
 	t.Logf("tps of the others: without node 3: %s; while it caught up: %s; after: %s", part(from, back), part(back, online), part(online+1, end))
+	t.Logf("tps of each second, from the one before its start on: %.0f", tps[min(back-1, len(tps)):])
 	c.RequireEqual()
 }
 
