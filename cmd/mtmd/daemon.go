@@ -419,7 +419,7 @@ const (
 	startupRetry = 500 * time.Millisecond
 	// leaseTime is how long an acknowledged heartbeat lets a node answer reads. It is no setting: it must be the same
 	// on all nodes.
-	leaseTime = 200 * time.Millisecond
+	leaseTime = 170 * time.Millisecond
 	// maxSilence is what elections can use of heartbeat_recv_timeout: under four leases.
 	maxSilence   = 4*leaseTime - time.Millisecond
 	recoverAfter = time.Second // silence of a donor after which another is asked
