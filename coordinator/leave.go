@@ -50,7 +50,7 @@ func (n *Node) driveLeave() {
 	case !n.m.HasLeft():
 		if !n.m.Online() || n.now >= n.leaveBy || n.quiet() && n.m.AllDrained() {
 			n.m.GiveBack()
-			n.leaveBy = n.now + 6*n.cfg.LeaveAfter
+			n.leaveBy = n.now + 2*n.cfg.LeaveAfter
 		}
 	}
 	n.takeMachine()

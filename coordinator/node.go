@@ -19,7 +19,7 @@ type Config struct {
 	ResolveAfter uint64 // from the loss of an origin to the first ballot; default 200
 	ForgetEvery  uint64 // between two Forget messages; default 200
 	RecoverAfter uint64 // silence of a donor after which another is asked; default 1000
-	LeaveAfter   uint64 // how long a node that is being stopped waits for commits under way; default 50
+	LeaveAfter   uint64 // how long a node that is being stopped waits for commits under way; default 150
 	Plant        Plant  // faults planted by tests; none in production
 
 	// Elections lets the generation change. Without it Generation is in force for ever, and every node is online.
@@ -58,7 +58,7 @@ func (c Config) withDefaults() Config {
 	def(&c.ResolveAfter, 200)
 	def(&c.ForgetEvery, 200)
 	def(&c.RecoverAfter, 1000)
-	def(&c.LeaveAfter, 50)
+	def(&c.LeaveAfter, 150)
 	c.MaxInFlight = max(c.MaxInFlight, 1)
 	return c
 }

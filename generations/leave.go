@@ -76,7 +76,7 @@ func (m *Machine) heardLeave(p *peer, b mtm.Heartbeat, before mtm.Leave) {
 	if life := b.Sent >> lifeShift; p.hasLife && life == p.life {
 		p.promised = 0
 	}
-	if before != mtm.Left { // a moment later, the others have heard it too
-		m.retryAt = min(m.retryAt, m.now+2+m.spread(10))
+	if before != mtm.Left {
+		m.retryAt = min(m.retryAt, m.now+m.spread(10))
 	}
 }
