@@ -26,6 +26,8 @@ import (
 type tableFacts struct {
 	ForeignKeys []*foreignKey `json:"fks"`
 	Deferrable  bool          `json:"deferrable"` // it has a key that is checked at the end
+	Owner       string        `json:"owner"`      // empty: a superuser
+	Code        bool          `json:"code"`       // a change of a row may run what somebody wrote
 
 	Fires bool              `json:"fires"` // it has triggers that fire in a session that replicates
 	Types map[string]string `json:"types"` // of its columns, quoted, without modifiers
@@ -52,7 +54,9 @@ const factsSQL = `SELECT pg_catalog.json_build_object(
   'fks', COALESCE((SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', c.conname,
       'parent', CASE p.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || pg_catalog.format('%I.%I', n.nspname, p.relname),
       'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', ca.attname, 'parent', pg_catalog.quote_ident(pa.attname),
-            'type', pg_catalog.format_type(ca.atttypid, -1), 'equal', pg_catalog.format('OPERATOR(%I.%s)', opn.nspname, o.oprname)) ORDER BY k.n)
+            'type', pg_catalog.format_type((WITH RECURSIVE base (oid) AS (SELECT ca.atttypid UNION ALL
+                SELECT t.typbasetype FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
+              SELECT b.oid FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid WHERE t.typtype <> 'd'), -1), 'equal', pg_catalog.format('OPERATOR(%I.%s)', opn.nspname, o.oprname)) ORDER BY k.n)
           FROM ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop)) WITH ORDINALITY AS k (child, parent, op, n)
           JOIN pg_catalog.pg_attribute ca ON ca.attrelid = c.conrelid AND ca.attnum = k.child
           JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid AND pa.attnum = k.parent
@@ -63,12 +67,35 @@ const factsSQL = `SELECT pg_catalog.json_build_object(
       AND (pg_catalog.to_jsonb(c) ->> 'conperiod') IS DISTINCT FROM 'true'), '[]'),
   'deferrable', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = r.oid AND t.tgdeferrable
       AND t.tgfoid = 'pg_catalog.unique_key_recheck'::pg_catalog.regproc),
+  'owner', COALESCE((SELECT o.rolname FROM pg_catalog.pg_class k JOIN pg_catalog.pg_roles o ON o.oid = k.relowner
+      WHERE k.oid = r.oid AND NOT o.rolsuper), ''),
+  'code', ` + codeSQL + `,
   'fires', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = r.oid AND t.tgenabled IN ('A', 'R')
       AND t.tgfoid <> 'pg_catalog.unique_key_recheck'::pg_catalog.regproc),
   'types', (SELECT pg_catalog.json_object_agg(a.attname, pg_catalog.format('%I.%I', n.nspname, y.typname)) FROM pg_catalog.pg_attribute a
       JOIN pg_catalog.pg_type y ON y.oid = a.atttypid JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
       WHERE a.attrelid = r.oid AND a.attnum > 0))
 FROM (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS oid) r`
+
+// codeSQL reports whether a change of a row of r can run more than PostgreSQL's own immutable functions: in an index, a check, a generated
+// column, the key of a partitioned table above it, or the check of a domain. When in doubt it can; functions in C are trusted if their
+// owner is a superuser.
+const codeSQL = `EXISTS (SELECT FROM (
+    SELECT x.indexprs::pg_catalog.text AS tree FROM pg_catalog.pg_index x WHERE x.indrelid = r.oid
+    UNION ALL SELECT x.indpred::pg_catalog.text FROM pg_catalog.pg_index x WHERE x.indrelid = r.oid
+    UNION ALL SELECT c.conbin::pg_catalog.text FROM pg_catalog.pg_constraint c WHERE c.conrelid = r.oid AND c.contype = 'c'
+    UNION ALL SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+      WHERE d.adrelid = r.oid AND a.attgenerated <> ''
+    UNION ALL SELECT p.partexprs::pg_catalog.text FROM pg_catalog.pg_partition_ancestors(r.oid) n JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = n.relid
+    UNION ALL SELECT c.conbin::pg_catalog.text FROM pg_catalog.pg_constraint c WHERE c.contypid <> 0 AND EXISTS (
+      SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = r.oid AND a.attnum > 0 AND a.atttypid >= 16384)) trees
+  WHERE tree ~ ':[a-z_]*typ[a-z_]* [0-9]{5}' OR EXISTS (SELECT FROM pg_catalog.regexp_matches(tree, ':(?:op)?funcid (\d+)', 'g') f (n)
+      JOIN pg_catalog.pg_proc p ON p.oid = f.n[1]::pg_catalog.oid WHERE p.provolatile <> 'i' OR p.oid >= 16384 AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_language l, pg_catalog.pg_roles o WHERE l.oid = p.prolang AND l.lanname IN ('c', 'internal')
+          AND o.oid = p.proowner AND o.rolsuper)))
+  OR EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem
+      WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped AND t.oid >= 16384 AND (COALESCE(e.typtype, t.typtype) IN ('c', 'r', 'm')
+        OR t.typtype IN ('c', 'r', 'm') OR COALESCE(e.typtype, t.typtype) = 'd' AND COALESCE(e.typbasetype, t.typbasetype) >= 16384))`
 
 // noParent is in the error of a check that found no parent.
 const noParent = "mtm: parents: "
@@ -92,8 +119,8 @@ func (fk *foreignKey) init(child string) {
 		goneMany += has + "v.c" + n + "::" + c.Type + "::pg_catalog.text"
 	}
 	fk.one = "WITH p AS MATERIALIZED (SELECT 1 FROM " + fk.Parent + " p WHERE " + one + " FOR KEY SHARE) " +
-		"SELECT CASE WHEN count(*) = 0 AND EXISTS (SELECT 1 FROM " + child + " c WHERE " + gone + ") " +
-		"THEN ('" + noParent + "' || count(*))::int4 ELSE 1 END FROM p"
+		"SELECT CASE WHEN pg_catalog.count(*) = 0 AND EXISTS (SELECT 1 FROM " + child + " c WHERE " + gone + ") " +
+		"THEN ('" + noParent + "' || pg_catalog.count(*))::pg_catalog.int4 ELSE 1 END FROM p"
 	fk.many = "WITH v AS MATERIALIZED (SELECT * FROM unnest(" + unnest + ") WITH ORDINALITY AS v (" + names + ", n)), " +
 		"l AS MATERIALIZED (SELECT v.n FROM v JOIN " + fk.Parent + " p ON " + many + " FOR KEY SHARE OF p) " +
 		"SELECT n::pg_catalog.text FROM v WHERE n NOT IN (SELECT n FROM l) " +

@@ -11,7 +11,7 @@ func (t *applyTxn) startCopy() error {
 	if err != nil {
 		return err
 	}
-	if !rel.byCopy() {
+	if !rel.byCopy() || t.guarded(rel) {
 		return t.endRun()
 	}
 	if err := t.drain(); err != nil {

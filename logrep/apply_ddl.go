@@ -88,8 +88,16 @@ func (t *applyTxn) ddl(content []byte) error {
 	if trusted {
 		run = slices.Concat([]string{d.enter() + d.enterRole()}, run, []string{d.leave()})
 	} else {
+		role := d.Role
+		if role == "" {
+			role = d.SessionUser
+		}
 		t.tainted = true
-		run = d.contained(run, quoteIdent("mtm", "run "+t.job.gid.String()))
+		run = d.contained(run, t.runner(role), role)
+		delete(t.runners, role)
+		if err := t.drain(); err != nil {
+			return err
+		}
 	}
 	for _, sql := range run {
 		t.fe.SendQuery(&pgproto3.Query{String: sql})
@@ -197,41 +205,19 @@ func (t *applyTxn) trusts(user string) (bool, error) {
 	return len(super) == 1 && super[0] == "t", err
 }
 
-// contained has texts run with the rights of their role and no more. A worker has logged in as a superuser, so what runs in it can go back
-// to that, by RESET SESSION AUTHORIZATION in a function of the client's: but not inside a function that is SECURITY DEFINER, where PostgreSQL
-// forbids it. So each text runs in such a one, of the role's. The session is not ours any more, until cleanse.
-func (d *ddlMessage) contained(texts []string, function string) []string {
-	signature := function + "(pg_catalog.text)"
-	role := d.Role
-	if role == "" {
-		role = d.SessionUser
+// contained has texts run with the rights of role, by a runner of his, which goes afterwards if it has not gone with DROP OWNED.
+func (d *ddlMessage) contained(texts []string, runner, role string) []string {
+	run := []string{"GRANT EXECUTE ON FUNCTION " + runner + "(pg_catalog.text) TO " + quoteIdent(d.SessionUser), d.enter()}
+	for i, text := range texts {
+		if i > 0 {
+			run = append(run, unaltered(runner, role))
+		}
+		run = append(run, "SELECT "+runner+"("+quoteLiteral(text)+")")
 	}
-	run := []string{
-		"CREATE FUNCTION " + signature + " RETURNS pg_catalog.void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE $1; END'; " +
-			"ALTER FUNCTION " + signature + " OWNER TO " + quoteIdent(role) + "; GRANT EXECUTE ON FUNCTION " + signature + " TO PUBLIC",
-		d.enter(),
-	}
-	for _, text := range texts {
-		run = append(run, "SELECT "+function+"("+quoteLiteral(text)+")")
-	}
-	return append(run, d.leave(), "DO "+quoteLiteral("BEGIN IF pg_catalog.pg_my_temp_schema() <> 0 THEN RAISE EXCEPTION USING ERRCODE = '0A000', "+
-		"MESSAGE = 'what a DDL statement calls has made temporary objects'; END IF; END"),
+	return append(run, d.leave(), "DROP FUNCTION IF EXISTS "+runner+"(pg_catalog.text)", secure,
 		"SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings WHERE setting IS DISTINCT FROM reset_val "+
 			"AND context IN ('user', 'superuser') AND NOT pg_catalog.starts_with(name, 'transaction_') AND name <> 'seed'",
-		learnPath, "DROP FUNCTION "+signature)
-}
-
-// cleanse gives a session that ran texts of clients its own state back. Nothing else may run in it before.
-func (s *applySession) cleanse() error {
-	if !s.tainted {
-		return nil
-	}
-	if err := s.simple("DISCARD ALL"); err != nil {
-		return &brokenError{err}
-	}
-	s.rels, s.fkStmts, s.quirks = map[string]*applyRel{}, map[string]*applyStmt{}, map[string]quirk{}
-	s.fresh, s.nstmt, s.tainted = s.fresh[:0], 0, false
-	return nil
+		learnPath)
 }
 
 // quoteLiteral quotes for standard_conforming_strings = on as well as off.

@@ -18,7 +18,7 @@ const (
 
 // hold keeps a DELETE back until it is clear whether it is one of many. false: it is not such a DELETE.
 func (t *applyTxn) hold(c *rowChange, m *pgoutput.Delete) (bool, error) {
-	if m.OldKind != 'O' {
+	if m.OldKind != 'O' || t.guarded(c.rel) {
 		return false, nil
 	}
 	if len(t.gone) > 0 && t.gone[0].rel != c.rel || len(t.gone) >= deleteMaxRows || t.goneBytes > deleteMaxBytes {
@@ -82,9 +82,9 @@ func (rel *applyRel) contentKeySQL() string {
 func (rel *applyRel) deleteManySQL() string {
 	return "WITH u AS (DELETE FROM ONLY " + rel.name + " USING (SELECT m.c FROM (SELECT c, k, pg_catalog.row_number() OVER (PARTITION BY k) AS n " +
 		"FROM (SELECT ctid AS c, " + rel.contentKeySQL() + " AS k FROM ONLY " + rel.name + ") r) m JOIN (" +
-		"SELECT k, pg_catalog.row_number() OVER (PARTITION BY k) AS n FROM pg_catalog.unnest($1::text[]) g(k)) d " +
-		"ON m.k = d.k AND m.n = d.n) x WHERE ctid = x.c RETURNING 1) SELECT CASE count(*) WHEN $2::int8 THEN 1 ELSE ('" + wrongCount +
-		"' || count(*))::int4 END FROM u"
+		"SELECT k, pg_catalog.row_number() OVER (PARTITION BY k) AS n FROM pg_catalog.unnest($1::pg_catalog.text[]) g(k)) d " +
+		"ON m.k = d.k AND m.n = d.n) x WHERE ctid = x.c RETURNING 1) SELECT CASE pg_catalog.count(*) WHEN $2::pg_catalog.int8 THEN 1 ELSE ('" + wrongCount +
+		"' || pg_catalog.count(*))::pg_catalog.int4 END FROM u"
 }
 
 // textArray is an array in PostgreSQL's text form.

@@ -51,7 +51,15 @@ func (t *applyTxn) fill(content []byte) error {
 	case m.Head.View:
 		t.sendOnce(became("relkind = 'r', relispopulated = true"), sentStmt{one: true})
 	case m.First:
-		t.sendOnce("DELETE FROM ONLY "+rel.name, sentStmt{})
+		if err := t.learnFacts(rel); err != nil {
+			return err
+		}
+		if err := t.sendRow(&applyStmt{sql: "DELETE FROM ONLY " + rel.name}, nil, sentStmt{rel: rel}); err != nil {
+			return err
+		}
+	}
+	if err := t.learnFacts(rel); err != nil {
+		return err
 	}
 	if err := t.fillRows(rel, m.Rows); err != nil {
 		return err
@@ -77,8 +85,8 @@ func (t *applyTxn) fillRows(rel *applyRel, rows [][]*string) error {
 				tuple[i] = pgoutput.Value{Kind: pgoutput.Text, Data: params[i]}
 			}
 		}
-		if !rel.byCopy() {
-			if err := t.send(rel.insert(), params, sentStmt{rel: rel}); err != nil {
+		if !rel.byCopy() || t.guarded(rel) {
+			if err := t.sendRow(rel.insert(), params, sentStmt{rel: rel}); err != nil {
 				return err
 			}
 			continue

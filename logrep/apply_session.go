@@ -139,16 +139,15 @@ func (s *applySession) relation(body []byte) (*applyRel, uint32, error) {
 
 // send queues a statement, preparing it if it was not.
 func (s *applySession) send(st *applyStmt, params [][]byte, note sentStmt) error {
-	if !st.parsed {
-		s.nstmt++
-		st.name = "s" + strconv.Itoa(s.nstmt)
-		s.fe.SendParse(&pgproto3.Parse{Name: st.name, Query: st.sql})
-		st.parsed = true
+	name := ""
+	if s.tainted { // a name may not be ours any more
+		s.fe.SendParse(&pgproto3.Parse{Query: st.sql})
 		s.bytes += len(st.sql)
-		s.fresh = append(s.fresh, st)
+	} else {
+		name = s.named(st)
+		s.stale = s.stale || st.old
 	}
-	s.stale = s.stale || st.old
-	s.fe.SendBind(&pgproto3.Bind{PreparedStatement: st.name, Parameters: params})
+	s.fe.SendBind(&pgproto3.Bind{PreparedStatement: name, Parameters: params})
 	s.fe.SendExecute(&pgproto3.Execute{})
 	for _, p := range params {
 		s.bytes += len(p) + 4
@@ -162,6 +161,19 @@ func (s *applySession) send(st *applyStmt, params [][]byte, note sentStmt) error
 		return s.flush() // PostgreSQL works meanwhile; so few answers fit into any buffer
 	}
 	return nil
+}
+
+// named prepares st if it was not, and gives its name.
+func (s *applySession) named(st *applyStmt) string {
+	if !st.parsed {
+		s.nstmt++
+		st.name = "s" + strconv.Itoa(s.nstmt)
+		s.fe.SendParse(&pgproto3.Parse{Name: st.name, Query: st.sql})
+		st.parsed = true
+		s.bytes += len(st.sql)
+		s.fresh = append(s.fresh, st)
+	}
+	return st.name
 }
 
 // sendOnce queues a statement that will not come again.

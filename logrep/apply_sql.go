@@ -166,8 +166,8 @@ func (c *rowChange) stmt(checked bool) *applyStmt {
 
 // check makes a statement fail unless it hits exactly one row.
 func check(sql string) string {
-	return "u AS (" + sql + " RETURNING 1) SELECT CASE count(*) WHEN 1 THEN 1 ELSE ('" + wrongCount +
-		"' || count(*))::int4 END FROM u"
+	return "u AS (" + sql + " RETURNING 1) SELECT CASE pg_catalog.count(*) WHEN 1 THEN 1 ELSE ('" + wrongCount +
+		"' || pg_catalog.count(*))::pg_catalog.int4 END FROM u"
 }
 
 // wrongCount is in the error of a checked statement that did not hit one row.

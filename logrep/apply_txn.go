@@ -40,6 +40,9 @@ type applyTxn struct {
 	path     bool          // search_path is the usual one, not empty
 	gather   *gather       // of recovery; nil: every change is sent by itself
 	fk       *fkChecks     // nil: foreign keys are not checked
+
+	runners map[string]string // by role, see runner
+	nrunner int               // how many there have been
 }
 
 const (
@@ -96,6 +99,7 @@ func (t *applyTxn) prepare() error {
 	if err := t.checkReferences(); err != nil {
 		return err
 	}
+	t.dropRunners()
 	if !t.checked {
 		if err := t.drain(); err != nil {
 			return err
@@ -228,7 +232,7 @@ func (t *applyTxn) delete(m *pgoutput.Delete) error {
 }
 
 func (t *applyTxn) change(c *rowChange) error {
-	return t.send(c.stmt(t.checked), c.params, sentStmt{rel: c.rel, one: true})
+	return t.sendRow(c.stmt(t.checked || t.guarded(c.rel)), c.params, sentStmt{rel: c.rel, one: true})
 }
 
 // insert holds an INSERT back until it is clear whether it is one of many.
@@ -310,7 +314,7 @@ func (t *applyTxn) insertRow(rel *applyRel, row pgoutput.Tuple) error {
 	for i, v := range row {
 		params[i] = v.Data
 	}
-	return t.send(rel.insert(), params, sentStmt{rel: rel})
+	return t.sendRow(rel.insert(), params, sentStmt{rel: rel})
 }
 
 func (t *applyTxn) parseInsert(body []byte) (*applyRel, pgoutput.Tuple, error) {

@@ -47,3 +47,48 @@ func TestDDLHasTheRightsOfItsRole(t *testing.T) {
 	p.commit("DELETE FROM own.t WHERE id > 5")
 	p.same("own.t")
 }
+
+// What the indexes, checks, generated columns, domains and partition keys of a table call has the rights of the table's owner.
+func TestRowsHaveTheRightsOfTheirOwner(t *testing.T) {
+	setup := "DO $$ BEGIN CREATE ROLE weak; EXCEPTION WHEN duplicate_object THEN NULL; END $$; CREATE SCHEMA own AUTHORIZATION weak; " +
+		"CREATE TABLE own.did (what text); ALTER TABLE own.did OWNER TO weak; " +
+		`CREATE FUNCTION own.work(v text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+			BEGIN EXECUTE v; EXCEPTION WHEN OTHERS THEN NULL; END; INSERT INTO own.did VALUES (current_user || ' ' || v); END $$; ` +
+		"CREATE FUNCTION own.evil(v text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM own.work(v); RETURN 1; END $$; " + // not so immutable
+		"ALTER FUNCTION own.work OWNER TO weak; ALTER FUNCTION own.evil OWNER TO weak; CREATE DOMAIN own.d AS text CHECK (own.evil(VALUE) = 1); CREATE TYPE own.pair AS (a own.d); " +
+		"CREATE FUNCTION own.twice(v text) RETURNS text IMMUTABLE LANGUAGE sql RETURN v || v; CREATE TABLE own.plain (id int PRIMARY KEY, v text)"
+	p := newPair(t, setup,
+		"CREATE TABLE own.expr (id int PRIMARY KEY, v text); CREATE INDEX ON own.expr (own.evil(v)); ALTER TABLE own.expr OWNER TO weak",
+		"CREATE TABLE own.pred (id int PRIMARY KEY, v text); CREATE INDEX ON own.pred (id) WHERE own.evil(v) = 1; ALTER TABLE own.pred OWNER TO weak",
+		"CREATE TABLE own.checked (id int PRIMARY KEY, v text CHECK (own.evil(v) = 1)); ALTER TABLE own.checked OWNER TO weak",
+		"CREATE TABLE own.gen (id int PRIMARY KEY, v text, g int GENERATED ALWAYS AS (own.evil(v)) STORED); ALTER TABLE own.gen OWNER TO weak",
+		"CREATE TABLE own.dom (id int PRIMARY KEY, v own.d); ALTER TABLE own.dom OWNER TO weak",
+		"CREATE TABLE own.many (id int, v own.d[]); ALTER TABLE own.many OWNER TO weak; ALTER TABLE own.many REPLICA IDENTITY FULL",
+		"CREATE TABLE own.comp (id int PRIMARY KEY, v own.pair); ALTER TABLE own.comp OWNER TO weak",
+		"CREATE TABLE own.parts (id int, v text) PARTITION BY LIST (own.evil(v)); CREATE TABLE own.parts_1 PARTITION OF own.parts FOR VALUES IN (1); ALTER TABLE own.parts OWNER TO weak; ALTER TABLE own.parts_1 OWNER TO weak; ALTER TABLE own.parts_1 REPLICA IDENTITY FULL",
+		"CREATE VIEW own.seen AS SELECT own.evil('RESET ROLE') AS e; ALTER VIEW own.seen OWNER TO weak; "+
+			"CREATE TABLE own.builtin (id int PRIMARY KEY, v text CHECK (table_to_xml('own.seen', true, false, '') IS NOT NULL)); ALTER TABLE own.builtin OWNER TO weak")
+	p.a.exec("CREATE OR REPLACE FUNCTION own.evil(v text) RETURNS int IMMUTABLE LANGUAGE sql RETURN 1") // where the transaction runs it would be in its own right
+	for _, what := range []string{"RESET SESSION AUTHORIZATION", "RESET ROLE", "SET ROLE postgres", "SET search_path = own, pg_catalog", "DEALLOCATE ALL", "SET client_encoding = GBK"} {
+		for _, table := range []string{"expr", "pred", "checked", "gen", "dom", "many", "comp", "parts", "builtin"} {
+			value := quoteLiteral(what)
+			switch table {
+			case "many":
+				value = "ARRAY[" + value + "]::own.d[]"
+			case "comp":
+				value = "ROW(" + value + ")::own.pair"
+			}
+			insert := fmt.Sprintf("INSERT INTO own.%s (id, v) VALUES (%%d, %s)", table, value)
+			p.commit(fmt.Sprintf(insert, 1), "INSERT INTO own.plain VALUES (1, 'é''\\')", fmt.Sprintf(insert, 2),
+				fmt.Sprintf("UPDATE own.%s SET id = 3 WHERE id = 1", table), "UPDATE own.plain SET v = v || ' more' WHERE id = 1", "DELETE FROM own.plain",
+				fmt.Sprintf("INSERT INTO own.%s (id, v) SELECT g, %s FROM generate_series(10, 62) g", table, value))
+			p.commit(fmt.Sprintf("DELETE FROM own.%s", table))
+		}
+	}
+	require.Empty(t, p.b.rows("SELECT DISTINCT what FROM own.did WHERE what !~ '^weak '"))
+	for _, table := range []string{"expr", "pred", "checked", "gen", "dom", "many", "comp", "parts_1", "builtin", "plain"} {
+		p.same("own." + table)
+	}
+	require.Greater(t, len(p.b.rows("SELECT DISTINCT what FROM own.did")), 6)
+	require.Empty(t, p.b.rows("SELECT 1 FROM pg_proc WHERE proname LIKE 'run mtm%'"))
+}

@@ -286,7 +286,8 @@ WITH waiting AS MATERIALIZED (
 ), locks AS MATERIALIZED (
   SELECT * FROM pg_locks WHERE EXISTS (SELECT FROM blocking WHERE blocker = 0)
 )
-SELECT b.pid, b.blocker, coalesce(a.state, ''), coalesce(a.backend_type, ''), coalesce(a.application_name, ''), '', '', ''
+SELECT b.pid, b.blocker, coalesce(a.state, ''), coalesce(a.backend_type, ''), -- anybody can take a name of ours
+  CASE WHEN a.usename = current_user THEN a.application_name ELSE '' END, '', '', ''
 FROM blocking b LEFT JOIN pg_stat_activity a ON a.pid = b.blocker
 WHERE b.blocker <> 0
 UNION ALL

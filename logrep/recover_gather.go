@@ -16,8 +16,8 @@ import (
 //
 // The changes of one table keep their order, but for an UPDATE of a row that waits for another, which takes its place. Changes of
 // different tables change places. Nobody sees the rows before all are committed, foreign keys are not checked here, and tables
-// with triggers that fire all the same are left out; so what is left to notice it are unique keys, for moments, and functions of a
-// CHECK that read tables. They make the transaction fail, and it is done again without this.
+// with triggers that fire all the same, or whose rows run what somebody wrote, are left out; so what is left to notice it are unique
+// keys, for moments. They make the transaction fail, and it is done again without this.
 type gather struct {
 	t      *applyTxn            // sends
 	tables map[string]*gathered // by quoted name
@@ -52,7 +52,7 @@ func (t *applyTxn) gathers(rel *applyRel) (bool, error) {
 	switch {
 	case t.gather == nil:
 		return false, nil
-	case rel.facts.Fires:
+	case rel.facts.Fires || rel.facts.Code: // what somebody wrote may look at other tables, and run as another role
 		return false, t.gather.flush()
 	case rel.quirk != 0 || !rel.byCopy():
 		return false, t.gather.flushTable(t.gather.tables[rel.name])

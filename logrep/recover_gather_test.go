@@ -136,6 +136,6 @@ func TestWhatCannotBeGatheredGoesOneByOne(t *testing.T) {
 	all = []captured{
 		p.committed("INSERT INTO child VALUES (0, NULL)", "INSERT INTO parent VALUES (1)"), p.committed("INSERT INTO child VALUES (1, 1)"),
 	}
-	require.Equal(t, 1, p.recoverAll(all))
+	require.Zero(t, p.recoverAll(all), "a table whose rows run what somebody wrote is left out")
 	require.Equal(t, 3, p.same("child", "parent"))
 }

@@ -165,6 +165,7 @@ func (s *recoverSession) apply(job recoverJob, together *gather) error {
 		if err == io.EOF {
 			err = t.endHeld()
 			if err == nil {
+				t.dropRunners()
 				return nil
 			}
 		} else if err == nil {

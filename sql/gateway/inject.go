@@ -48,7 +48,7 @@ const (
 const ddlSettings = `'{check_function_bodies,default_tablespace,default_table_access_method,default_toast_compression,` +
 	`default_with_oids,xmloption,DateStyle,IntervalStyle,TimeZone,standard_conforming_strings,array_nulls,` +
 	`transform_null_equals,lo_compat_privileges,bytea_output,extra_float_digits,lc_monetary,lc_numeric,lc_time,` +
-	`row_security,default_text_search_config,createrole_self_grant,quote_all_identifiers,mtm.sequence_mode,` +
+	`row_security,default_text_search_config,createrole_self_grant,quote_all_identifiers,` +
 	`backslash_quote,escape_string_warning}'`
 
 // ddlMessage tells the other nodes what statement comes, and what it needs to mean the same there. It is believed because of its token, its
@@ -58,9 +58,11 @@ const ddlMessage = `SELECT pg_catalog.set_config('mtm.ddl_scope', '', true), ` +
 	`pg_catalog.pg_logical_emit_message(true, 'mtm.ddl', $token::pg_catalog.text OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) pg_catalog.json_build_object(` +
 	`'v', 1, 'text', $1::pg_catalog.text, 'role', current_user, 'session_user', session_user, ` +
 	`'search_path', pg_catalog.current_setting('search_path'), 'settings', COALESCE((` +
-	`SELECT pg_catalog.json_object_agg(name, setting) FROM pg_catalog.pg_settings ` +
+	`SELECT pg_catalog.json_object_agg(name, setting) FROM (` +
+	`SELECT 'mtm.sequence_mode' AS name, COALESCE(pg_catalog.current_setting('mtm.sequence_mode', true), '') AS setting ` + // not in pg_settings
+	`UNION ALL SELECT name, setting FROM pg_catalog.pg_settings ` +
 	`WHERE source OPERATOR(pg_catalog.=) ANY ('{session,client,user,database,"database user"}'::pg_catalog.text[]) ` +
-	`AND name OPERATOR(pg_catalog.=) ANY (` + ddlSettings + `::pg_catalog.text[])), '{}'::pg_catalog.json))::pg_catalog.text)`
+	`AND name OPERATOR(pg_catalog.=) ANY (` + ddlSettings + `::pg_catalog.text[])) s), '{}'::pg_catalog.json))::pg_catalog.text)`
 
 var injectedText = [injCount]string{
 	injBegin:    "BEGIN READ WRITE",

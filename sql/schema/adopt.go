@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -23,6 +24,7 @@ type Adaptations struct {
 type AdaptedSequence struct {
 	Name    string // quoted, with its schema
 	Stepped bool
+	Mode    string  // mtm.sequence_mode; empty: step
 	Values  []int64 // anchor, grain, user_*, set_*, in the order of the table
 }
 
@@ -40,14 +42,14 @@ func ReadAdaptations(ctx context.Context, conn *pgx.Conn) (a Adaptations, err er
 		return a, fmt.Errorf("read the local tables: %w", err)
 	}
 	rows, err := conn.Query(ctx, `SELECT seqid::regclass::text, stepped, ARRAY[anchor, grain, user_increment, user_start, user_min, user_max,
-		set_increment, set_start, set_min, set_max] FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid ORDER BY 1`)
+		set_increment, set_start, set_min, set_max], mode FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid ORDER BY 1`)
 	if err != nil {
 		return a, fmt.Errorf("read the sequences: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var s AdaptedSequence
-		if err := rows.Scan(&s.Name, &s.Stepped, &s.Values); err != nil {
+		if err := rows.Scan(&s.Name, &s.Stepped, &s.Values, &s.Mode); err != nil {
 			return a, err
 		}
 		a.Sequences = append(a.Sequences, s)
@@ -86,8 +88,8 @@ func InstallCopy(ctx context.Context, conn *pgx.Conn, p Params, a Adaptations) (
 			if len(v) != 10 {
 				return fmt.Errorf("sequence %s: %d values", s.Name, len(v))
 			}
-			_, err := tx.Exec(ctx, `INSERT INTO mtm.sequences VALUES ($1::text::regclass, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
-				s.Name, s.Stepped, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9])
+			_, err := tx.Exec(ctx, `INSERT INTO mtm.sequences VALUES ($1::text::regclass, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+				s.Name, s.Stepped, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], cmp.Or(s.Mode, "step"))
 			if err != nil {
 				return fmt.Errorf("sequence %s: %w", s.Name, err)
 			}

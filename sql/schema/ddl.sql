@@ -162,7 +162,8 @@ CREATE OR REPLACE FUNCTION mtm.who_ddl() RETURNS event_trigger LANGUAGE plpgsql 
 BEGIN
     PERFORM pg_catalog.set_config('mtm.ddl_who', pg_catalog.json_build_object('role', current_user,
         'search_path', pg_catalog.current_setting('search_path'),
-        'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies')))::pg_catalog.text, true);
+        'settings', pg_catalog.json_build_object('check_function_bodies', pg_catalog.current_setting('check_function_bodies'),
+            'mtm.sequence_mode', coalesce(pg_catalog.current_setting('mtm.sequence_mode', true), '')))::pg_catalog.text, true);
 END $$;
 
 CREATE OR REPLACE FUNCTION mtm.nested_ddl() RETURNS event_trigger
@@ -207,6 +208,22 @@ BEGIN
     PERFORM set_config('mtm.ddl_scope', '', true), set_config('mtm.ddl_open', 'nested', true), set_config('mtm.ddl_depth', '1', true),
         mtm.say('mtm.ddl', (jsonb_build_object('v', 1, 'text', sent, 'session_user', session_user) || current_setting('mtm.ddl_who')::jsonb)::text);
 END $$;
+
+-- Triggers and rules that are ENABLE ALWAYS or REPLICA fire where rows of other nodes are applied, by a superuser. So those that run somebody's
+-- functions only superusers may enable. It runs as whoever runs the statement, and looks nothing up in his search_path.
+CREATE OR REPLACE FUNCTION mtm.may_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) AND (EXISTS (
+            SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() d JOIN pg_catalog.pg_trigger t ON t.tgrelid OPERATOR(pg_catalog.=) d.objid
+                JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) p.proowner
+            WHERE NOT t.tgisinternal AND t.tgenabled OPERATOR(pg_catalog.=) ANY ('{A,R}'::pg_catalog."char"[]) AND NOT o.rolsuper)
+        OR EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() d JOIN pg_catalog.pg_rewrite r ON r.ev_class OPERATOR(pg_catalog.=) d.objid
+            WHERE r.ev_enabled OPERATOR(pg_catalog.=) ANY ('{A,R}'::pg_catalog."char"[]))) THEN
+        RAISE EXCEPTION 'permission denied to enable a trigger or rule ALWAYS or REPLICA' USING ERRCODE = '42501',
+            DETAIL = 'Other nodes would run it as a superuser.', HINT = 'Have a superuser do it.';
+    END IF;
+END $$;
+REVOKE ALL ON FUNCTION mtm.may_ddl() FROM public;
 
 -- Event triggers of the user fire where the statement ran only; what they do travels by itself, rows as rows and DDL as nested DDL. So what
 -- the statement itself did ends before the first of them runs, and begins after the last that runs before it: the names of our event
@@ -404,12 +421,16 @@ BEGIN
         mode := coalesce(mode, mtm.sequence_mode());
         IF r.relpersistence = 't' THEN
             CONTINUE;
-        ELSIF mode = 'step' THEN
-            PERFORM mtm.set_sequence(r.objid, r.fresh, mode);
+        ELSIF mode <> 'off' THEN
+            PERFORM mtm.set_sequence(r.objid, r.fresh, CASE WHEN r.fresh THEN mode
+                ELSE coalesce((SELECT m.mode FROM mtm.sequences m WHERE m.seqid = r.objid), mode) END);
         ELSIF r.fresh THEN
             DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
         END IF;
     END LOOP;
+    IF mtm.has_monotonic() THEN
+        PERFORM mtm.set_watches();
+    END IF;
     IF tg_tag <> 'CREATE SEQUENCE' AND mtm.has_local() THEN
         PERFORM mtm.check_local(relid) FROM mtm.local_tables;
     END IF;

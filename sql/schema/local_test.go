@@ -36,8 +36,9 @@ func TestMakeTableLocal(t *testing.T) {
 // The list leaves no lock that who looks at his own would see.
 func TestLocalTablesDoNotShowInLocks(t *testing.T) {
 	conn := newNode(t, 1)
-	mustExec(t, conn, `SET mtm.gateway = on; CREATE TABLE l (id int); BEGIN; ALTER TABLE l ADD x int; CREATE TABLE other (id int); DROP TABLE other`)
-	require.Empty(t, query(t, conn, `SELECT relation::regclass FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'mtm.local_tables'::regclass`))
+	mustExec(t, conn, `SET mtm.gateway = on; CREATE TABLE l (id int); SET mtm.sequence_mode = monotonic; CREATE TABLE mono (id serial)`)
+	mustExec(t, conn, `BEGIN; ALTER TABLE l ADD x int; CREATE TABLE other (id int); DROP TABLE other`)
+	require.Empty(t, query(t, conn, `SELECT relation::regclass FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN (SELECT oid FROM pg_class WHERE relnamespace = 'mtm'::regnamespace AND relname ~ '^(sequences|local)')`))
 	mustExec(t, conn, `COMMIT`)
 }
 

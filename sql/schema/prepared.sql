@@ -30,6 +30,17 @@ BEGIN ATOMIC
 END;
 REVOKE ALL ON FUNCTION mtm.client_role() FROM public;
 
+-- They are for a statement of their own: in a function of a SECURITY DEFINER's they would not see whose rights are meant.
+CREATE OR REPLACE FUNCTION mtm.by_itself(stack text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF strpos(stack, E'\n') > 0 THEN
+        RAISE EXCEPTION 'what becomes of a prepared transaction cannot be said in a function' USING ERRCODE = '0A000',
+            HINT = 'Use PREPARE TRANSACTION, COMMIT PREPARED and ROLLBACK PREPARED.';
+    END IF;
+END $$;
+REVOKE ALL ON FUNCTION mtm.by_itself(text) FROM public;
+
 -- Announces what this session has prepared as gid. Only the transaction that the gateway prepares next, under the name in gid, may: capture
 -- refuses any other. It is not held for certain before the transaction that calls this is committed.
 -- It may wait for another with the same name, and what it has prepared holds its rows meanwhile, perhaps against that one on another
@@ -40,7 +51,10 @@ AS $$
 #variable_conflict use_column
 DECLARE
     x record;
+    stack text;
 BEGIN
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    PERFORM mtm.by_itself(stack);
     SELECT p.prepared, mtm.client_role() AS owner INTO x FROM pg_prepared_xacts p
     WHERE p.gid = announce_prepared.gid AND p.database = current_database() AND p.owner = mtm.client_role();
     IF NOT FOUND OR gid !~ '^mtm-[1-9][0-9]?-[0-9]+-[0-9]+-user$' THEN
@@ -71,7 +85,10 @@ AS $$
 #variable_conflict use_column
 DECLARE
     x mtm.prepared;
+    stack text;
 BEGIN
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    PERFORM mtm.by_itself(stack);
     SELECT * INTO x FROM mtm.prepared p WHERE p.name = finish_prepared.name AND p.commits IS NULL FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'prepared transaction with identifier "%" does not exist', name USING ERRCODE = '42704';

@@ -16,6 +16,8 @@
 -- INCREMENT. setval() of PostgreSQL may leave the class, and mtm.alter_sequences() mends that; but what clients write as setval() runs as
 -- mtm.setval() below, which does not leave it, and takes the other nodes along.
 --
+-- A monotonic sequence does all that, and goes on past what other nodes have given: monotonic.sql.
+--
 -- mtm.sequences: user_* is what the user asked for, set_* what the catalog got for it. A catalog value that is no longer set_*
 -- is the user's new wish.
 
@@ -25,9 +27,9 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     mode text := coalesce(nullif(current_setting('mtm.sequence_mode', true), ''), 'step');
 BEGIN
-    IF mode NOT IN ('step', 'off') THEN
+    IF mode NOT IN ('step', 'monotonic', 'off') THEN
         RAISE EXCEPTION 'invalid value for parameter "mtm.sequence_mode": "%"', mode
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Available values: step, off.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Available values: step, monotonic, off.';
     END IF;
     RETURN mode;
 END $$;
@@ -51,7 +53,7 @@ BEGIN
     IF s.seqid IS NULL THEN
         RETURN ROW(seq, false, cat.seqstart, cat.seqincrement,
             cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax,
-            cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax)::mtm.sequences;
+            cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax, 'step')::mtm.sequences;
     END IF;
     IF cat.seqincrement <> s.set_increment THEN s.user_increment := cat.seqincrement; END IF;
     IF cat.seqmin <> s.set_min THEN s.user_min := cat.seqmin; END IF;
@@ -130,12 +132,13 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT cat FROM pg_sequence WHERE seqrelid = seq;
     EXECUTE format('SELECT last_value, is_called FROM %s', seq::regclass) INTO last, called;
-    IF mode = 'step' THEN
+    IF mode <> 'off' THEN
         s := mtm.sequence_plan(s, k, cat.seqcycle);
+        s.mode := mode;
         INSERT INTO mtm.sequences AS m SELECT (s).*
             ON CONFLICT (seqid) DO UPDATE SET (stepped, anchor, grain, user_increment, user_start, user_min, user_max,
-                set_increment, set_start, set_min, set_max) = ROW(s.stepped, s.anchor, s.grain, s.user_increment, s.user_start,
-                s.user_min, s.user_max, s.set_increment, s.set_start, s.set_min, s.set_max)
+                set_increment, set_start, set_min, set_max, mode) = ROW(s.stepped, s.anchor, s.grain, s.user_increment, s.user_start,
+                s.user_min, s.user_max, s.set_increment, s.set_start, s.set_min, s.set_max, s.mode)
             WHERE m IS DISTINCT FROM s;
     ELSE
         s.stepped := false;
@@ -162,20 +165,27 @@ BEGIN
     END IF;
 END $$;
 
--- Brings all sequences to this session's mtm.sequence_mode: those that existed before, and those that setval() led astray.
-CREATE OR REPLACE FUNCTION mtm.alter_sequences() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- Brings all sequences to a mode. keep: those that have one keep it.
+CREATE OR REPLACE FUNCTION mtm.adapt_sequences(mode text, keep boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    mode text := mtm.sequence_mode();
-    seq oid;
+    seq record;
 BEGIN
     DELETE FROM mtm.sequences m WHERE NOT EXISTS (SELECT FROM pg_sequence p WHERE p.seqrelid = m.seqid);
     FOR seq IN
-        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        SELECT c.oid, m.mode FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN mtm.sequences m ON m.seqid = c.oid
         WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'mtm' ORDER BY c.oid
     LOOP
-        PERFORM mtm.set_sequence(seq, false, mode);
+        PERFORM mtm.set_sequence(seq.oid, false, CASE WHEN keep AND seq.mode IS NOT NULL THEN seq.mode ELSE mode END);
     END LOOP;
+    PERFORM mtm.set_watches(), mtm.catch_up();
+END $$;
+
+-- Brings all sequences to this session's mtm.sequence_mode: those that existed before, and those that setval() led astray.
+CREATE OR REPLACE FUNCTION mtm.alter_sequences() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM mtm.adapt_sequences(mtm.sequence_mode(), false);
 END $$;
 
 -- What setval(seq, v, called) is to set here: the first value of this node's class that nextval() may give then. fits: there is one; else
@@ -236,8 +246,7 @@ CREATE OR REPLACE FUNCTION mtm.setval(seq regclass, v bigint) RETURNS bigint LAN
         coalesce(NOT (mtm.setval_target(seq, v, true)).fits, true)))
 $$;
 
--- Takes this node's sequence along when setval() was called on another: forward only, for what it has given it must not give again. A
--- short way goes by nextval(), which nothing that clients do meanwhile can undo; sequences that cache would keep some for this session.
+-- Takes this node's sequence along when setval() was called on another: forward only, for what it has given it must not give again.
 CREATE OR REPLACE FUNCTION mtm.follow_setval(schema text, name text, v bigint, called boolean) RETURNS void
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -258,14 +267,14 @@ BEGIN
     END IF;
     EXECUTE format('SELECT last_value::numeric + CASE WHEN is_called AND $1 THEN $2 ELSE 0 END FROM %s', seq) INTO next USING target.fits, p.seqincrement;
     steps := ceil((target.value - next) / p.seqincrement);
-    IF steps > 0 AND steps <= 10000 AND p.seqcache = 1 AND target.fits THEN
-        PERFORM nextval(seq) FROM generate_series(1, steps);
+    IF steps > 0 AND target.fits AND NOT p.seqcycle THEN
+        PERFORM mtm.advance(seq, target.value - sign(p.seqincrement::numeric));
     ELSIF steps > 0 THEN
         PERFORM setval(seq, target.value, NOT target.fits);
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.alter_sequences, mtm.follow_setval,
+REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.adapt_sequences, mtm.alter_sequences, mtm.follow_setval,
     mtm.may_setval, mtm.say_setval
     FROM public;
 GRANT EXECUTE ON FUNCTION mtm.alter_sequences TO mtm_admin;

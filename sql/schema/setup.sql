@@ -10,6 +10,7 @@ CREATE EVENT TRIGGER "!mtm_before_ddl" ON ddl_command_start WHEN TAG IN ('ALTER 
     EXECUTE FUNCTION mtm.before_ddl();
 ALTER EVENT TRIGGER "!mtm_before_ddl" ENABLE ALWAYS;
 
+CREATE EVENT TRIGGER "!mtm_may_ddl" ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION mtm.may_ddl();
 CREATE EVENT TRIGGER "!mtm_rewrite" ON table_rewrite EXECUTE FUNCTION mtm.on_rewrite();
 CREATE EVENT TRIGGER "!mtm_first_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.first_ddl();
 CREATE EVENT TRIGGER "~mtm_nested_ddl" ON ddl_command_start EXECUTE FUNCTION mtm.who_ddl();
@@ -22,11 +23,13 @@ ALTER EVENT TRIGGER "!mtm_drop" ENABLE ALWAYS;
 CREATE TRIGGER a_may BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.may_make_local();
 CREATE TRIGGER b_make BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.on_make_local();
 ALTER TABLE mtm.local_tables ENABLE ALWAYS TRIGGER a_may, ENABLE ALWAYS TRIGGER b_make;
-
 CREATE TRIGGER a_may BEFORE INSERT ON mtm.setvals FOR EACH ROW EXECUTE FUNCTION mtm.may_setval();
 CREATE TRIGGER b_say BEFORE INSERT ON mtm.setvals FOR EACH ROW EXECUTE FUNCTION mtm.say_setval();
 
-SELECT mtm.alter_sequences();
+UPDATE pg_trigger SET tgisinternal = true WHERE tgrelid IN ('mtm.local_tables'::regclass, 'mtm.setvals'::regclass); -- so that they do not show
+UPDATE pg_class SET relhastriggers = true WHERE oid IN ('mtm.local_tables'::regclass, 'mtm.setvals'::regclass);
+
+SELECT mtm.adapt_sequences(mtm.sequence_mode(), true);
 SELECT mtm.set_identities();
 
 -- The guard: a session that does not come through the gateway cannot write, unless it insists.

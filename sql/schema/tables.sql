@@ -37,10 +37,12 @@ CREATE TABLE mtm.sequences (
     set_increment bigint NOT NULL,
     set_start bigint NOT NULL,
     set_min bigint NOT NULL,
-    set_max bigint NOT NULL
+    set_max bigint NOT NULL,
+    mode text NOT NULL              -- mtm.sequence_mode: step or monotonic
 );
 
 CREATE INDEX sequences_bounded ON mtm.sequences (seqid) WHERE set_min <> user_min OR set_max <> user_max;
+CREATE INDEX sequences_monotonic ON mtm.sequences (seqid) WHERE mode = 'monotonic';
 
 -- Tables whose REPLICA IDENTITY FULL is our doing; ddl.sql.
 CREATE TABLE mtm.full_identity (

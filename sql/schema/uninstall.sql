@@ -6,6 +6,7 @@ DROP EVENT TRIGGER IF EXISTS "~mtm_nested_ddl_";
 DROP EVENT TRIGGER IF EXISTS "~mtm_nested_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_first_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_rewrite";
+DROP EVENT TRIGGER IF EXISTS "!mtm_may_ddl";
 DROP EVENT TRIGGER IF EXISTS "!mtm_drop";
 
 DO $$

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"mtm"
 	"mtm/testcluster"
 )
 
@@ -27,6 +28,7 @@ func TestOneCluster(t *testing.T) {
 		{"what one node commits the others read at once", committedIsRead},
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
+		{"a monotonic sequence goes past what other nodes have given", monotonicSequences},
 		{"local tables", localTables},
 		{"outcomes are asked", outcomesAreAsked},
 		{"scripts print what stock PostgreSQL prints", scripts},
@@ -94,6 +96,47 @@ func numbersNeverMeet(t *testing.T, c *testcluster.Cluster) {
 	for _, n := range c.Nodes() {
 		require.Equal(t, 120, one[int](t, n.Connect(), "SELECT count(*) FROM numbered"))
 	}
+}
+
+// monotonicSequences: each commit's number is greater than all that were committed before, on whatever node.
+func monotonicSequences(t *testing.T, c *testcluster.Cluster) {
+	execSQL(t, c.Node(2).Connect(), "SET mtm.sequence_mode = monotonic; CREATE TABLE ascending (id serial PRIMARY KEY, k int GENERATED ALWAYS AS IDENTITY, node int)")
+	last, lastK := 0, 0
+	insert := func(n *testcluster.Node, db *pgx.Conn) {
+		var id, k int
+		for try := 1; ; try++ {
+			err := db.QueryRow(t.Context(), "INSERT INTO ascending (node) VALUES ($1) RETURNING id, k", n.ID).Scan(&id, &k)
+			if err == nil {
+				break
+			}
+			require.True(t, try < 4 && sqlState(err) == mtm.CodeSerialization, err)
+		}
+		require.Equal(t, n.ID, 1+(id-1)%16)
+		require.Greater(t, id, last)
+		require.Greater(t, k, lastK)
+		last, lastK = id, k
+	}
+	for range 5 {
+		for _, n := range c.Nodes() {
+			db := n.Connect()
+			for range 3 {
+				insert(n, db)
+			}
+		}
+	}
+	require.Less(t, last, 45*3*16)
+	execSQL(t, c.Node(3).Connect(), "INSERT INTO ascending (id, node) SELECT 10000 + g, 3 FROM generate_series(1, 500) g")
+	last = 10500
+	insert(c.Node(1), c.Node(1).Connect())
+	execSQL(t, c.Node(3).Connect(), "SET mtm.sequence_mode = off; CREATE SEQUENCE ordinary")
+	for _, n := range c.Nodes() {
+		require.Equal(t, 1, one[int](t, n.ConnectPg(), "SELECT seqincrement::int FROM pg_sequence WHERE seqrelid = 'ordinary'::regclass"), "the mode goes along")
+	}
+	execSQL(t, c.Node(1).Connect(), "DO $$ BEGIN SET LOCAL mtm.sequence_mode = monotonic; CREATE SEQUENCE nested; END $$")
+	for _, n := range c.Nodes() {
+		require.Equal(t, "monotonic", one[string](t, n.Connect(), "SELECT mode FROM mtm.sequences WHERE seqid = 'nested'::regclass"))
+	}
+	execSQL(t, c.Node(1).Connect(), "DROP TABLE ascending; DROP SEQUENCE ordinary, nested")
 }
 
 // undecodable makes PostgreSQL's logical decoding wait for locks that would never go, or not soon.

@@ -28,10 +28,12 @@ func TestWhoIsNotTrusted(t *testing.T) {
 		{"what others say is not believed", forgedMessages},
 		{"nor what is said in our words", ownWords},
 		{"what DDL calls has the rights of its role", containedDDL},
+		{"what rows call has the rights of its owner", containedRows},
 		{"orders of prepared transactions", ordersAnywhere},
 		{"announcements of other sessions", announcedByOthers},
 		{"only administrators ask for other nodes", forgedQuestions},
 		{"nobody sees a token", tokensAreSecret},
+		{"a session with a name of ours", namedLikeOurs},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			c := c.For(t)
@@ -105,12 +107,23 @@ func ownWords(t *testing.T, c *testcluster.Cluster) {
 	} {
 		require.Equal(t, "42501", stateOf(t, db, sql), sql)
 	}
-	execSQL(t, c.Node(1).Connect(), "GRANT pg_read_all_data, pg_write_all_data TO mallory")
+	root := c.Node(1).Connect()
+	execSQL(t, root, "CREATE SEQUENCE bosses; CREATE TABLE theirs (a int)")
+	execSQL(t, db, "CREATE SEQUENCE own.s; SELECT setval('own.s', 1000)")
+	for _, sql := range []string{"SELECT mtm.setval_done('bosses', 1000, true, 1)", "INSERT INTO mtm.setvals VALUES ('bosses', 1000, true)", "SELECT setval('bosses', 1000)",
+		"SELECT mtm.make_table_local('theirs')", "INSERT INTO mtm.local_tables VALUES ('theirs'::regclass)"} {
+		require.Equal(t, "42501", stateOf(t, db, sql), sql)
+	}
+	for _, n := range c.Nodes() {
+		require.Greater(t, ofNode[int](t, n, "SELECT last_value::int FROM own.s"), 900, "node %d", n.ID)
+		require.Less(t, ofNode[int](t, n, "SELECT last_value::int FROM bosses"), 20, "node %d", n.ID)
+	}
+	execSQL(t, root, "GRANT pg_read_all_data, pg_write_all_data TO mallory; DROP SEQUENCE bosses; DROP TABLE theirs")
 	for _, sql := range []string{"INSERT INTO mtm.said (prefix, content) VALUES ('mtm.ddl', '{}')", "UPDATE mtm.prepared SET commits = true"} {
 		require.Equal(t, "42501", stateOf(t, db, sql), sql)
 	}
 	require.Zero(t, one[int](t, db, "SELECT count(*) FROM mtm.daemon_state"))
-	execSQL(t, c.Node(1).Connect(), "REVOKE pg_read_all_data, pg_write_all_data FROM mallory")
+	execSQL(t, root, "REVOKE pg_read_all_data, pg_write_all_data FROM mallory")
 }
 
 func containedDDL(t *testing.T, c *testcluster.Cluster) {
@@ -143,6 +156,62 @@ func containedDDL(t *testing.T, c *testcluster.Cluster) {
 	execSQL(t, root, "DROP FUNCTION own.make(); DROP TABLE own.bosses")
 	execSQL(t, db, "DROP TABLE own.named, own.nested, own.executed, own.tried; DROP OPERATOR own.= (text, text); DROP FUNCTION own.eq(text, text), own.try(text)")
 }
+
+// containedRows: functions in indexes, checks, generated columns, domains and keys of partitions run wherever the row is applied.
+func containedRows(t *testing.T, c *testcluster.Cluster) {
+	db := mallory(t, c.Node(1))
+	execSQL(t, db, `CREATE FUNCTION own.work(what text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+		IF current_setting('mtm.gateway', true) = 'on' THEN RETURN; END IF;
+		BEGIN EXECUTE what; EXCEPTION WHEN OTHERS THEN NULL; END;
+		BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END; END $$`)
+	execSQL(t, db, "CREATE FUNCTION own.evil(what text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM own.work(what); RETURN 1; END $$") // not so immutable
+	execSQL(t, db, "CREATE DOMAIN own.evil_text AS text CHECK (own.evil(VALUE) = 1)")
+	execSQL(t, db, "CREATE TABLE own.plain (id int PRIMARY KEY, v text)")
+	for name, ddl := range map[string]string{
+		"expr":    "CREATE TABLE own.expr (id int PRIMARY KEY, v text); CREATE INDEX ON own.expr (own.evil(v))",
+		"pred":    "CREATE TABLE own.pred (id int PRIMARY KEY, v text); CREATE INDEX ON own.pred (id) WHERE own.evil(v) = 1",
+		"checked": "CREATE TABLE own.checked (id int PRIMARY KEY, v text CHECK (own.evil(v) = 1))",
+		"gen":     "CREATE TABLE own.gen (id int PRIMARY KEY, v text, g int GENERATED ALWAYS AS (own.evil(v)) STORED)",
+		"dom":     "CREATE TABLE own.dom (id int PRIMARY KEY, v own.evil_text)",
+		"comp":    "CREATE TYPE own.pair AS (a own.evil_text); CREATE TABLE own.comp (id int PRIMARY KEY, v text, p own.pair)",
+		"parts":   "CREATE TABLE own.parts (id int, v text) PARTITION BY LIST (own.evil(v)); CREATE TABLE own.parts_1 PARTITION OF own.parts FOR VALUES IN (1)",
+		"builtin": "CREATE VIEW own.seen AS SELECT own.evil('RESET SESSION AUTHORIZATION') AS e; CREATE TABLE own.builtin (id int PRIMARY KEY, v text CHECK (table_to_xml('own.seen', true, false, '') IS NOT NULL))",
+		"nokey":   "CREATE TABLE own.nokey (id int, v text); CREATE INDEX ON own.nokey (own.evil(v))",
+	} {
+		for _, s := range strings.Split(ddl, "; ") {
+			execSQL(t, db, s)
+		}
+		for i, what := range []string{
+			"RESET SESSION AUTHORIZATION", "RESET ROLE", "SET ROLE boss", "SET search_path = own, pg_catalog", "DEALLOCATE ALL", "SET client_encoding = GBK",
+			"DO $x$ DECLARE f oid; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE proname LIKE 'run mtm%' LOOP EXECUTE 'ALTER FUNCTION ' || f::regprocedure || ' SECURITY INVOKER'; END LOOP; END $x$",
+		} {
+			execSQL(t, db, "BEGIN")
+			state := stateOf(t, db, fmt.Sprintf("INSERT INTO own.%s (id, v) VALUES (%d, %s)", name, i, quote(what)))
+			require.Empty(t, state, "%s: %s", name, what)
+			execSQL(t, db, fmt.Sprintf("INSERT INTO own.plain VALUES (%d, 'plain') ON CONFLICT (id) DO UPDATE SET v = own.plain.v || 'é'", i))
+			execSQL(t, db, fmt.Sprintf("UPDATE own.%s SET v = v || ' ' WHERE id = %d", name, i))
+			execSQL(t, db, fmt.Sprintf("INSERT INTO own.%s (id, v) VALUES (%d, 'RESET SESSION AUTHORIZATION')", name, 100+i))
+			if state := stateOf(t, db, "COMMIT"); state != "" { // what it did to mtm's function was noticed
+				require.Equal(t, "42501", state, "%s: %s", name, what)
+				require.Contains(t, what, "ALTER FUNCTION")
+			}
+		}
+		execSQL(t, db, fmt.Sprintf("INSERT INTO own.%s (id, v) SELECT g, 'RESET ROLE' FROM generate_series(200, 300) g", name))
+		execSQL(t, db, fmt.Sprintf("DELETE FROM own.%s WHERE id BETWEEN 200 AND 250", name))
+		execSQL(t, db, fmt.Sprintf("ALTER TABLE own.%s ADD n float DEFAULT random()", name))
+	}
+	execSQL(t, db, "CREATE FUNCTION own.fire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM own.evil('RESET SESSION AUTHORIZATION'); RETURN new; END $$")
+	execSQL(t, db, "CREATE TRIGGER fire BEFORE INSERT ON own.plain FOR EACH ROW EXECUTE FUNCTION own.fire()")
+	execSQL(t, db, "CREATE RULE also AS ON INSERT TO own.plain DO ALSO SELECT own.evil('RESET SESSION AUTHORIZATION')")
+	for _, sql := range []string{"ENABLE ALWAYS TRIGGER fire", "ENABLE REPLICA TRIGGER fire", "ENABLE ALWAYS RULE also", "ENABLE REPLICA RULE also"} {
+		require.Equal(t, "42501", stateOf(t, db, "ALTER TABLE own.plain "+sql), sql)
+	}
+	for _, n := range c.Nodes() {
+		require.False(t, ofNode[bool](t, n, "SELECT EXISTS (SELECT FROM pg_proc WHERE proname LIKE 'run mtm%')"))
+	}
+}
+
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
 // ordersAnywhere: an order is carried out on all nodes, or on none.
 func ordersAnywhere(t *testing.T, c *testcluster.Cluster) {
@@ -177,6 +246,7 @@ func ordersAnywhere(t *testing.T, c *testcluster.Cluster) {
 	execSQL(t, db, "BEGIN")
 	execSQL(t, db, finish(6, true))
 	require.Equal(t, "0A000", stateOf(t, db, "PREPARE TRANSACTION 'order'"))
+	require.Equal(t, "0A000", stateOf(t, db, "DO $$ BEGIN PERFORM mtm.finish_prepared('p6', true); END $$"))
 	require.Regexp(t, "^p2 mallory .*, p3 mallory .*, p5 mallory .*, p6 mallory [^,]*$", left())
 	for _, n := range c.Nodes() {
 		require.Equal(t, "100 104", ofNode[string](t, n, "SELECT string_agg(id::text, ' ' ORDER BY id) FROM own.t WHERE v = 'prepared'"), "node %d", n.ID)
@@ -244,16 +314,26 @@ func tokensAreSecret(t *testing.T, c *testcluster.Cluster) {
 		defer mu.Unlock()
 		seen = append(seen, n.Message+n.Detail+n.Where)
 	})
-	execSQL(t, db, "CREATE TABLE own.seen (a int)")
-	execSQL(t, db, "DROP TABLE own.seen")
+	execSQL(t, db, "CREATE TABLE own.shown (a int)")
+	execSQL(t, db, "DROP TABLE own.shown")
 	mu.Lock()
 	defer mu.Unlock()
 	all := strings.Join(seen, "\n")
-	require.Contains(t, all, "own.seen", "PostgreSQL tells its client what it logs")
+	require.Contains(t, all, "own.shown", "PostgreSQL tells its client what it logs")
 	require.NotContains(t, all, mtm.TokenPrefix)
 	var spelled strings.Builder // as debug_print_plan shows a constant
 	for _, b := range []byte(mtm.TokenPrefix) {
 		fmt.Fprintf(&spelled, "%d ", b)
 	}
 	require.NotContains(t, all, spelled.String())
+}
+
+// namedLikeOurs: a session that calls itself like one of mtm's gives way like any other.
+func namedLikeOurs(t *testing.T, c *testcluster.Cluster) {
+	db := connectAs(t, c.Node(1), "mallory", map[string]string{"application_name": "mtm_apply"}, nil)
+	execSQL(t, db, "BEGIN")
+	execSQL(t, db, "UPDATE own.t SET v = 'mine' WHERE id = 1")
+	execSQL(t, c.Node(2).Connect(), "UPDATE own.t SET v = 'other' WHERE id = 1")
+	require.Equal(t, "40001", stateOf(t, db, "UPDATE own.t SET v = 'again' WHERE id = 1"))
+	execSQL(t, db, "ROLLBACK")
 }

@@ -1,0 +1,135 @@
+package logrep
+
+import (
+	"fmt"
+	"strings"
+)
+
+// This file has what clients wrote (DDL, and the functions that their tables' indexes, constraints and generated columns call) run in a
+// worker with the rights of their role and no more.
+//
+// A worker has logged in as a superuser, and whatever runs in it can go back to that, by RESET SESSION AUTHORIZATION: but not inside a
+// function that is SECURITY DEFINER, where PostgreSQL forbids it, at any depth. So each transaction makes itself such a function for
+// each role that it needs, which runs the texts it is given, and drops it again.
+//
+// Code of a client's can change what the session does next: settings (search_path leads to operators of his, client_encoding changes where
+// a literal ends), prepared statements, temporary objects, which come before PostgreSQL's. So after each text the settings are put
+// right and temporary objects are an error (secure), statements are not prepared by name any more, and when the transaction
+// is over everything is forgotten (cleanse).
+
+// runner is the function by which texts run as role, made if it is not there.
+func (t *applyTxn) runner(role string) string {
+	if f, made := t.runners[role]; made {
+		return f
+	}
+	f := quoteIdent("mtm", fmt.Sprintf("run %s %d", t.job.gid, t.nrunner))
+	t.nrunner++
+	if t.runners == nil {
+		t.runners = map[string]string{}
+	}
+	t.runners[role] = f
+	t.sendOnce("CREATE FUNCTION "+f+"(pg_catalog.text) RETURNS pg_catalog.void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE $1; END'", sentStmt{})
+	t.sendOnce("REVOKE ALL ON FUNCTION "+f+"(pg_catalog.text) FROM PUBLIC", sentStmt{})
+	t.sendOnce("ALTER FUNCTION "+f+"(pg_catalog.text) OWNER TO "+quoteIdent(role), sentStmt{})
+	return f
+}
+
+// unaltered is an error if runner f is not what it was: its owner could have made it SECURITY INVOKER. It looks nothing up in search_path.
+func unaltered(f, role string) string {
+	return "DO " + quoteLiteral("BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure("+
+		quoteLiteral(f+"(pg_catalog.text)")+") AND p.prosecdef AND p.proowner OPERATOR(pg_catalog.=) pg_catalog.to_regrole("+quoteLiteral(quoteIdent(role))+
+		")) THEN RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'a function of mtm was altered'; END IF; END")
+}
+
+// dropRunners takes back what runner has made.
+func (t *applyTxn) dropRunners() {
+	for _, f := range t.runners {
+		t.sendOnce("DROP FUNCTION "+f+"(pg_catalog.text)", sentStmt{})
+	}
+	t.runners = nil
+}
+
+// guarded reports whether a change of rel runs code that is not to be trusted.
+func (t *applyTxn) guarded(rel *applyRel) bool {
+	return rel != nil && rel.facts != nil && rel.facts.Owner != "" && (rel.facts.Code || t.path)
+}
+
+// sendRow sends a change of note.rel, as the table's owner if that must be.
+func (t *applyTxn) sendRow(st *applyStmt, params [][]byte, note sentStmt) error {
+	if !t.guarded(note.rel) {
+		return t.send(st, params, note)
+	}
+	return t.sendAs(note.rel.facts.Owner, withLiterals(st.sql, params), note)
+}
+
+// sendAs runs a text as role.
+func (t *applyTxn) sendAs(role, text string, note sentStmt) error {
+	f := t.runner(role)
+	t.tainted = true
+	t.sendOnce("SELECT "+f+"("+quoteLiteral(text)+")", note)
+	t.sendOnce(secure, sentStmt{})
+	t.sendOnce(unaltered(f, role), sentStmt{})
+	if t.path {
+		t.sendOnce(learnPath, sentStmt{})
+		t.sendOnce(usualPath, sentStmt{})
+	}
+	t.bytes += 2*len(text) + len(secure)
+	if t.bytes >= batchBytes || len(t.sent) >= batchStmts {
+		return t.drain()
+	}
+	return nil
+}
+
+// secure puts right what matters for the safety of the statements that follow. Nothing in it is looked up in search_path before that is right.
+const secure = `DO 'BEGIN PERFORM pg_catalog.set_config(''search_path'', '''', true), pg_catalog.set_config(''client_encoding'', ''UTF8'', true), ` +
+	`pg_catalog.set_config(''standard_conforming_strings'', ''on'', true), pg_catalog.set_config(''DateStyle'', ''ISO, MDY'', true), ` +
+	`pg_catalog.set_config(''IntervalStyle'', ''postgres'', true), pg_catalog.set_config(''TimeZone'', ''UTC'', true), ` +
+	`pg_catalog.set_config(''lc_monetary'', ''C'', true), pg_catalog.set_config(''row_security'', ''off'', true); ` +
+	`IF pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 THEN RAISE EXCEPTION USING ERRCODE = ''0A000'', ` +
+	`MESSAGE = ''what a statement calls where other nodes apply it has made temporary objects''; END IF; END'`
+
+// withLiterals puts params into sql, which is ours, in place of $1, $2 and so on.
+func withLiterals(sql string, params [][]byte) string {
+	var b strings.Builder
+	var quote byte
+	for i := 0; i < len(sql); i++ {
+		c := sql[i]
+		switch {
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '"' || c == '\'':
+			quote = c
+		case c == '$':
+			n, k := 0, i+1
+			for ; k < len(sql) && sql[k] >= '0' && sql[k] <= '9'; k++ {
+				n = 10*n + int(sql[k]-'0')
+			}
+			if n >= 1 && n <= len(params) {
+				if p := params[n-1]; p == nil {
+					b.WriteString("NULL")
+				} else {
+					b.WriteString(quoteLiteral(string(p)))
+				}
+				i = k - 1
+				continue
+			}
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// cleanse gives a session that ran texts of clients its own state back. Nothing else may run in it before.
+func (s *applySession) cleanse() error {
+	if !s.tainted {
+		return nil
+	}
+	if err := s.simple("DISCARD ALL"); err != nil {
+		return &brokenError{err}
+	}
+	s.rels, s.fkStmts, s.quirks = map[string]*applyRel{}, map[string]*applyStmt{}, map[string]quirk{}
+	s.fresh, s.nstmt, s.tainted = s.fresh[:0], 0, false
+	return nil
+}
