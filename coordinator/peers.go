@@ -74,10 +74,7 @@ func (n *Node) tick(now uint64) {
 		n.m.Tick(now)
 		n.answerWithoutExcluded()
 	}
-	for _, t := range sorted(n.txns) {
-		if now < t.retryAt {
-			continue
-		}
+	for _, t := range sortedIf(n.txns, func(t *txn) bool { return now >= t.retryAt }) {
 		if t.open && t.local == localLost && t.outcome == undecided {
 			n.prepareAgain(t)
 		}
@@ -145,10 +142,9 @@ func (n *Node) tellForget() {
 // answerWithoutExcluded tells the clients that wait only for nodes that are excluded by now.
 func (n *Node) answerWithoutExcluded() {
 	n.established = n.m.Established()
-	for _, t := range sorted(n.txns) {
-		if n.established && t.coord != nil && !t.coord.replied && t.gid.Gen < n.gen.Num {
-			n.settleOwn(t)
-		}
+	waits := func(t *txn) bool { return n.established && t.coord != nil && !t.coord.replied && t.gid.Gen < n.gen.Num }
+	for _, t := range sortedIf(n.txns, waits) {
+		n.settleOwn(t)
 	}
 	n.established = false
 }

@@ -64,17 +64,18 @@ func (n *Node) Status() Status {
 	default:
 		s.Status = mtm.StatusIsolated
 	}
-	for _, t := range sorted(n.txns) {
+	doubtful := func(t *txn) bool {
 		if t.coord != nil {
 			s.InFlight++
 		}
 		if t.outcome == undecided {
 			s.Undecided++
 			s.CountsOn = s.CountsOn.Union(t.acceptors)
-			if t.orphan {
-				s.InDoubt = append(s.InDoubt, doubtOf(t))
-			}
 		}
+		return t.outcome == undecided && t.orphan
+	}
+	for _, t := range sortedIf(n.txns, doubtful) {
+		s.InDoubt = append(s.InDoubt, doubtOf(t))
 	}
 	return s
 }

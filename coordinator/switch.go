@@ -34,6 +34,9 @@ func (n *Node) startMachine() {
 // online reports whether this node may commit.
 func (n *Node) online() bool { return n.m == nil || n.m.Online() }
 
+// Electing reports whether ticks should come more often for a while.
+func (n *Node) Electing() bool { return n.m != nil && n.m.Electing() }
+
 // turn follows what the machine says, until it says nothing more.
 func (n *Node) turn() {
 	if n.m == nil {

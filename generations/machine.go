@@ -161,6 +161,9 @@ func (m *Machine) Hold(on bool) {
 // Held reports whether elections are on hold here.
 func (m *Machine) Held() bool { return m.held }
 
+// Electing reports whether an election is under way: milliseconds count then.
+func (m *Machine) Electing() bool { return m.campaign != nil || len(m.asked) > 0 }
+
 // SetCaughtUp tells whether a node outside the generation has nearly all that its members have.
 func (m *Machine) SetCaughtUp(yes bool) { m.caughtUp = yes }
 

@@ -28,6 +28,9 @@ type tableFacts struct {
 	Deferrable  bool          `json:"deferrable"` // it has a key that is checked at the end
 	Owner       string        `json:"owner"`      // empty: a superuser
 	Code        bool          `json:"code"`       // a change of a row may run what somebody wrote
+
+	Fires bool              `json:"fires"` // it has triggers that fire in a session that replicates
+	Types map[string]string `json:"types"` // of its columns, quoted, without modifiers
 }
 
 // foreignKey is one that a table's rows must fulfil.
@@ -66,7 +69,12 @@ const factsSQL = `SELECT pg_catalog.json_build_object(
       AND t.tgfoid = 'pg_catalog.unique_key_recheck'::pg_catalog.regproc),
   'owner', COALESCE((SELECT o.rolname FROM pg_catalog.pg_class k JOIN pg_catalog.pg_roles o ON o.oid = k.relowner
       WHERE k.oid = r.oid AND NOT o.rolsuper), ''),
-  'code', ` + codeSQL + `)
+  'code', ` + codeSQL + `,
+  'fires', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = r.oid AND t.tgenabled IN ('A', 'R')
+      AND t.tgfoid <> 'pg_catalog.unique_key_recheck'::pg_catalog.regproc),
+  'types', (SELECT pg_catalog.json_object_agg(a.attname, pg_catalog.format('%I.%I', n.nspname, y.typname)) FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_type y ON y.oid = a.atttypid JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
+      WHERE a.attrelid = r.oid AND a.attnum > 0))
 FROM (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS oid) r`
 
 // codeSQL reports whether a change of a row of r can run more than PostgreSQL's own immutable functions: in an index, a check, a generated

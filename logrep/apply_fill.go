@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/jackc/pgx/v5/pgproto3"
-
 	"mtm/logrep/pgoutput"
 )
 
@@ -98,22 +96,10 @@ func (t *applyTxn) fillRows(rel *applyRel, rows [][]*string) error {
 			return err
 		}
 	}
-	if err := t.drain(); err != nil || len(buf) == 0 {
-		return err
+	if len(buf) == 0 {
+		return t.drain()
 	}
-	t.fe.SendQuery(&pgproto3.Query{String: rel.copySQL()})
-	if err := t.flush(); err != nil {
-		return err
-	}
-	if err := t.copyAnswer(rel); err != nil {
-		return err
-	}
-	t.fe.Send(&pgproto3.CopyData{Data: buf})
-	t.fe.Send(&pgproto3.CopyDone{})
-	if err := t.flush(); err != nil {
-		return err
-	}
-	return t.simpleAnswer()
+	return t.copyAll(rel, buf)
 }
 
 // fillMissing sets a value as PostgreSQL keeps it, in the catalog, unless the rows have been written anew here since.

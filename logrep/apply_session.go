@@ -35,15 +35,16 @@ type applySession struct {
 
 // sentStmt is what must be known of a statement when its answer comes.
 type sentStmt struct {
-	rel *applyRel
-	one bool        // it must hit one row
-	fk  *foreignKey // it is this one's check
+	rel  *applyRel
+	one  bool        // it must hit one row
+	rows int64       // it must hit so many; 0: any number
+	fk   *foreignKey // it is this one's check
 }
 
 const (
-	batchBytes = 64 << 10 // of statements sent before their answers are read
-	batchStmts = 256
-	maxStmts   = 2000 // prepared on one connection; past it all are dropped
+	batchBytes = 64 << 10 // of statements that go out in one write
+	batchStmts = 256      // sent before their answers are read
+	maxStmts   = 2000     // prepared on one connection; past it all are dropped
 )
 
 // openSession connects worker number n and gives it a replication origin of its own, if there is one to be had.
@@ -153,8 +154,11 @@ func (s *applySession) send(st *applyStmt, params [][]byte, note sentStmt) error
 	}
 	s.bytes += 32
 	s.sent = append(s.sent, note)
-	if s.bytes >= batchBytes || len(s.sent) >= batchStmts {
+	switch {
+	case len(s.sent) >= batchStmts:
 		return s.drain()
+	case s.bytes >= batchBytes:
+		return s.flush() // PostgreSQL works meanwhile; so few answers fit into any buffer
 	}
 	return nil
 }
@@ -219,7 +223,10 @@ func (s *applySession) answer(note sentStmt) error {
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.CommandComplete:
-			if note.one && pgconn.NewCommandTag(string(msg.CommandTag)).RowsAffected() != 1 {
+			if note.one {
+				note.rows = 1
+			}
+			if note.rows > 0 && pgconn.NewCommandTag(string(msg.CommandTag)).RowsAffected() != note.rows {
 				return &rowError{rel: note.rel}
 			}
 			return nil

@@ -38,6 +38,7 @@ type applyTxn struct {
 	state    *catalogState // what is known of tables
 	deferred bool          // SET CONSTRAINTS was sent
 	path     bool          // search_path is the usual one, not empty
+	gather   *gather       // of recovery; nil: every change is sent by itself
 	fk       *fkChecks     // nil: foreign keys are not checked
 
 	runners map[string]string // by role, see runner
@@ -150,6 +151,11 @@ func (t *applyTxn) frame(f frame) error {
 	if err := t.endRun(); err != nil {
 		return err
 	}
+	if f.kind != 'U' && f.kind != 'D' {
+		if err := t.gather.flush(); err != nil {
+			return err
+		}
+	}
 	m, err := t.parser.Parse(f.kind, f.body)
 	if err != nil {
 		return err
@@ -194,6 +200,9 @@ func (t *applyTxn) update(m *pgoutput.Update) error {
 	if err := c.update(m); err != nil {
 		return err
 	}
+	if held, err := t.gatherChange(c, m.OldKind); held || err != nil {
+		return err
+	}
 	t.refer(rel, m.New, c.set)
 	if err := t.change(c); err != nil || !t.fkFull() {
 		return err
@@ -213,6 +222,9 @@ func (t *applyTxn) delete(m *pgoutput.Delete) error {
 	if err := c.identify(m.OldKind, m.Old); err != nil {
 		return err
 	}
+	if held, err := t.gatherChange(c, m.OldKind); held || err != nil {
+		return err
+	}
 	if held, err := t.hold(c, m); held || err != nil {
 		return err
 	}
@@ -228,6 +240,11 @@ func (t *applyTxn) insert(body []byte) error {
 	id, ok := pgoutput.RelationID(body)
 	if !ok {
 		return pgoutput.ErrMalformed
+	}
+	if t.gather != nil {
+		if held, err := t.gatherInsert(id, body); held || err != nil {
+			return err
+		}
 	}
 	if (t.copying || len(t.run) > 0) && id != t.runRel {
 		if err := t.endRun(); err != nil {
@@ -284,16 +301,20 @@ func (t *applyTxn) endRun() error {
 		if err != nil {
 			return err
 		}
-		params := make([][]byte, len(row))
-		for i, v := range row {
-			params[i] = v.Data
-		}
-		if err := t.sendRow(rel.insert(), params, sentStmt{rel: rel}); err != nil {
+		if err := t.insertRow(rel, row); err != nil {
 			return err
 		}
 	}
 	t.run, t.runBytes = t.run[:0], 0
 	return nil
+}
+
+func (t *applyTxn) insertRow(rel *applyRel, row pgoutput.Tuple) error {
+	params := make([][]byte, len(row))
+	for i, v := range row {
+		params[i] = v.Data
+	}
+	return t.sendRow(rel.insert(), params, sentStmt{rel: rel})
 }
 
 func (t *applyTxn) parseInsert(body []byte) (*applyRel, pgoutput.Tuple, error) {
@@ -306,16 +327,25 @@ func (t *applyTxn) parseInsert(body []byte) (*applyRel, pgoutput.Tuple, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(in.New) != len(rel.Columns) {
-		return nil, nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
+	row, err := rel.check(in.New)
+	if err != nil {
+		return nil, nil, err
 	}
-	for _, v := range in.New {
+	t.refer(rel, row, nil)
+	return rel, row, nil
+}
+
+// check makes sure that row can be inserted into rel.
+func (rel *applyRel) check(row pgoutput.Tuple) (pgoutput.Tuple, error) {
+	if len(row) != len(rel.Columns) {
+		return nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
+	}
+	for _, v := range row {
 		if v.Kind != pgoutput.Text && v.Kind != pgoutput.Null {
-			return nil, nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
+			return nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
 		}
 	}
-	t.refer(rel, in.New, nil)
-	return rel, in.New, nil
+	return row, nil
 }
 
 // truncate empties tables. PostgreSQL lists every one, partitions and children too; only of a partitioned table itself

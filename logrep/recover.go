@@ -52,8 +52,8 @@ func (j recoverJob) alone() bool {
 }
 
 const (
-	groupTxns  = 1000    // transactions in one local transaction
-	groupBytes = 1 << 20 // of their payloads
+	groupTxns  = 4000    // transactions in one local transaction
+	groupBytes = 4 << 20 // of their payloads
 )
 
 // NewRecoverer makes a Recoverer; nothing happens before Run.
@@ -131,22 +131,26 @@ func (r *Recoverer) session(ctx context.Context) error {
 		if len(group) == 0 {
 			continue
 		}
-		err := s.recoverGroup(ctx, group)
+		together := s.gather(group)
+		err := s.recoverGroup(ctx, group, together)
 		r.setBusy(busyGroup{})
 		if err == nil {
 			failures, limit = 0, min(2*limit, groupTxns)
 			r.reached(group[len(group)-1].at)
 			continue
 		}
-		failures++
-		if err := r.again(ctx, s, group, err, failures); err != nil {
+		tried := 0
+		if together == nil {
+			failures++
+			tried, limit = failures, 1 // whoever it was, the others need not wait for it
+		}
+		if err := r.again(ctx, s, group, err, tried); err != nil {
 			return err
 		}
-		limit = 1 // whoever it was, the others need not wait for it
 	}
 }
 
-// again prepares for another try of group.
+// again prepares for another try of group. failures is how often its changes have failed one by one; 0: they were gathered.
 func (r *Recoverer) again(ctx context.Context, s *recoverSession, group []recoverJob, err error, failures int) error {
 	var broken *brokenError
 	if errors.As(err, &broken) {
@@ -160,6 +164,11 @@ func (r *Recoverer) again(ctx context.Context, s *recoverSession, group []recove
 		return posErr
 	}
 	r.reached(at)
+	if failures == 0 {
+		r.cfg.Log.Info("recovery sends changes one by one for a while", keyGID, group[0].gid.String(), "transactions", len(group), keyError, err)
+		s.singly()
+		return nil
+	}
 	if s.learned(err) {
 		return nil
 	}

@@ -10,6 +10,9 @@ import (
 	"mtm"
 )
 
+// clearMax bounds the pause between two looks at who blocks a group.
+const clearMax = time.Second
+
 // busyGroup is what recovery's connection is at.
 type busyGroup struct {
 	pid   uint32    // of its backend; 0: none
@@ -38,13 +41,19 @@ func (r *Recoverer) clearWay(ctx context.Context) error {
 			closeConn(conn)
 		}
 	}()
+	var last busyGroup
+	pause := probeMax
 	for {
-		if err := sleep(ctx, probeMax); err != nil {
+		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
 		b, late := r.late()
 		if !late {
+			pause = probeMax
 			continue
+		}
+		if pause = min(2*pause, clearMax); b != last { // a large transaction takes its time, and the look is not free
+			last, pause = b, probeMax
 		}
 		var err error
 		if conn == nil {

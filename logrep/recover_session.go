@@ -6,11 +6,22 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"mtm"
 )
 
 // recoverSession is the connection over which recovery commits.
-type recoverSession struct{ *applySession }
+type recoverSession struct {
+	*applySession
+	single int // groups that are yet to be done without gathering, for that has failed
+	doubt  int // how many that were the last time
+}
+
+const (
+	gatherPause    = 16 // groups
+	gatherPauseMax = 4096
+)
 
 // open connects, when no earlier session can commit any more, and reads the position.
 func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
@@ -20,7 +31,7 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	s := &recoverSession{&applySession{
+	s := &recoverSession{applySession: &applySession{
 		cfg: &r.cfg, conn: conn, fe: conn.Frontend(), rels: map[string]*applyRel{}, quirks: map[string]quirk{}, fkStmts: map[string]*applyStmt{},
 	}}
 	err = endSessions(ctx, conn, "application_name = $1", appRecover)
@@ -37,6 +48,9 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	if err == nil {
 		at, err = position(ctx, conn, r.cfg.RecoverOrigin)
 	}
+	if err == nil {
+		err = r.noteStart(ctx, conn)
+	}
 	if err != nil {
 		s.close()
 		return nil, 0, err
@@ -47,9 +61,22 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	return s, at, nil
 }
 
+// noteStart tells capture what precedes recovery in the WAL.
+func (r *Recoverer) noteStart(ctx context.Context, conn *pgconn.PgConn) error {
+	rows, err := query(ctx, conn, "SELECT (pg_current_wal_insert_lsn() - '0/0')::text")
+	if err != nil {
+		return err
+	}
+	lsn, err := parseLSN(rows[0][0])
+	if err == nil {
+		r.cfg.Catalog.began.Store(uint64(lsn))
+	}
+	return err
+}
+
 // recoverGroup commits all of group in one transaction, with the position of the last. The transaction writes something
 // of its own, so that PostgreSQL flushes it, and keeps the position, even if nothing else in it does.
-func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob) error {
+func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob, together *gather) error {
 	if err := s.redo(ctx, group[0]); err != nil {
 		return &brokenError{err}
 	}
@@ -63,9 +90,12 @@ func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob) e
 	s.sendOnce("BEGIN", sentStmt{})
 	s.sendOnce(sayRecovered, sentStmt{})
 	for _, job := range group {
-		if err := s.apply(job); err != nil {
+		if err := s.apply(job, together); err != nil {
 			return fmt.Errorf("%s: %w", job.gid, err)
 		}
+	}
+	if err := together.flush(); err != nil {
+		return err
 	}
 	if err := s.drain(); err != nil { // the answers are counted before anything is committed
 		return err
@@ -101,8 +131,26 @@ func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob) e
 	return nil
 }
 
+// gather is for the changes of group, or nil: each is sent by itself.
+func (s *recoverSession) gather(group []recoverJob) *gather {
+	if s.single > 0 {
+		s.single--
+		return nil
+	}
+	if group[0].payload.Has(mtm.PayloadDDL) {
+		return nil
+	}
+	return newGather(s.applySession)
+}
+
+// singly: gathering has failed.
+func (s *recoverSession) singly() {
+	s.doubt = max(gatherPause, min(2*s.doubt, gatherPauseMax))
+	s.single = s.doubt
+}
+
 // apply runs one payload.
-func (s *recoverSession) apply(job recoverJob) error {
+func (s *recoverSession) apply(job recoverJob, together *gather) error {
 	in, err := openPayload(job.payload, s.cfg.Spills)
 	if err != nil {
 		return err
@@ -110,7 +158,7 @@ func (s *recoverSession) apply(job recoverJob) error {
 	defer in.close()
 	t := &applyTxn{
 		applySession: s.applySession, job: &applyJob{gid: job.gid, payload: job.payload},
-		rels: map[uint32]*applyRel{}, known: map[uint32][]byte{},
+		rels: map[uint32]*applyRel{}, known: map[uint32][]byte{}, gather: together,
 	}
 	for {
 		f, err := in.next()

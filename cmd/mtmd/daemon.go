@@ -352,7 +352,14 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark},
 		d.metrics, d.log, d.gate.lease.clock)
 	l.loop.lease = d.gate.lease.extend
-	l.loop.status = func(s coordinator.Status) { d.onStatus(l.status.Swap(&s), s); status.changed(s) }
+	l.loop.status = func(s coordinator.Status) {
+		was := l.status.Swap(&s)
+		if catches := s.Status == mtm.StatusCatchup; catches != (was != nil && was.Status == mtm.StatusCatchup) {
+			capture.Rest(catches)
+		}
+		d.onStatus(was, s)
+		status.changed(s)
+	}
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
@@ -413,7 +420,7 @@ const (
 	startupRetry = 500 * time.Millisecond
 	// leaseTime is how long an acknowledged heartbeat lets a node answer reads. It is no setting: it must be the same
 	// on all nodes.
-	leaseTime = 200 * time.Millisecond
+	leaseTime = 170 * time.Millisecond
 	// maxSilence is what elections can use of heartbeat_recv_timeout: under four leases.
 	maxSilence   = 4*leaseTime - time.Millisecond
 	recoverAfter = time.Second // silence of a donor after which another is asked

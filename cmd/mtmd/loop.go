@@ -55,8 +55,9 @@ type loop struct {
 
 const (
 	tickEvery       = 10 * time.Millisecond
-	freshFor        = 5       // milliseconds: the brain is told the time before a batch of events, if it was told it longer ago
-	checkpointEvery = 200_000 // records
+	tickSoon        = 2 * time.Millisecond // while an election is under way
+	freshFor        = 5                    // milliseconds: the brain is told the time before a batch of events, if it was told it longer ago
+	checkpointEvery = 200_000              // records
 )
 
 // newLoop makes a loop whose brain counts time by c from its first tick on.
@@ -85,6 +86,7 @@ func (l *loop) think(ctx context.Context) error {
 	}
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
+	soon := false
 	for first := true; ; first = false {
 		events, ticked, err := l.mail.take(ctx, ticker.C, spare)
 		if err != nil {
@@ -114,6 +116,14 @@ func (l *loop) think(ctx context.Context) error {
 				continue
 			}
 			changed = l.step(ev) || changed
+		}
+		if e := l.node.Electing(); e != soon {
+			soon = e
+			if soon {
+				ticker.Reset(tickSoon)
+			} else {
+				ticker.Reset(tickEvery)
+			}
 		}
 		l.tellCaught()
 		l.lease(l.node.LeaseEnd())

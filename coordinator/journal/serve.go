@@ -40,7 +40,7 @@ type note struct {
 
 const (
 	noteCache    = 8 << 20 // bytes of payloads that are kept in memory until they are decided
-	messageBytes = 200     // about what a message costs without its payload
+	messageBytes = 1500    // about what a message costs without its payload, where it waits to be done
 	endEvery     = 50 * time.Millisecond
 )
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
@@ -23,6 +25,7 @@ import (
 //
 //	MTM_AWAY        how long node 3 is away, under pgbench -N on nodes 1 and 2
 //	MTM_AWAY_MIB    instead: how much is written meanwhile, in transactions of 2000 rows of 1 KB
+//	MTM_AWAY_PPROF  a file for a profile of 5 s of node 3's mtmd as it catches up
 func TestAway(t *testing.T) {
 	text, mib := os.Getenv("MTM_AWAY"), os.Getenv("MTM_AWAY_MIB")
 	switch {
@@ -41,9 +44,13 @@ func TestAway(t *testing.T) {
 
 // comeBack starts node 3 and gives how long it takes until it is online, and what it was at.
 func comeBack(t *testing.T, c *testcluster.Cluster) time.Duration {
+	survivors := []map[string]time.Duration{cpuTime(t, c.Node(1)), cpuTime(t, c.Node(2))}
 	began := time.Now()
 	c.Node(3).Start()
 	t.Logf("PostgreSQL and mtmd answer after %v", time.Since(began).Round(10*time.Millisecond))
+	if out := os.Getenv("MTM_AWAY_PPROF"); out != "" {
+		go profile(t, c.Node(3).HTTP(), out)
+	}
 	last := ""
 	for end := time.Now().Add(time.Hour); time.Now().Before(end); {
 		st := c.Node(3).Status()
@@ -52,12 +59,31 @@ func comeBack(t *testing.T, c *testcluster.Cluster) time.Duration {
 			last = st.Status
 		}
 		if st.Status == "online" && len(st.GenMembersOnline) == 3 {
-			return time.Since(began)
+			took := time.Since(began)
+			t.Logf("processor time meanwhile: node 3: %s; node 1: %s; node 2: %s", tellTime(nil, cpuTime(t, c.Node(3))),
+				tellTime(survivors[0], cpuTime(t, c.Node(1))), tellTime(survivors[1], cpuTime(t, c.Node(2))))
+			return took
 		}
 		time.Sleep(20 * time.Millisecond) // pacing: it is asked for its status
 	}
 	t.Fatal("it does not come back")
 	return 0
+}
+
+func profile(t *testing.T, base, file string) {
+	answer, err := http.Get(base + "/debug/pprof/profile?seconds=5")
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err == nil {
+		err = os.WriteFile(file, body, 0o644)
+	}
+	if err != nil {
+		t.Log(err)
+	}
 }
 
 // keptWAL is what PostgreSQL keeps for its slot.
@@ -107,6 +133,7 @@ func awayForTime(t *testing.T, away time.Duration) {
 	}
 	t.Logf("online again %v after the order to start it; it was away for %v", took.Round(10*time.Millisecond), away)
 	t.Logf("tps of the others: without node 3: %s; while it caught up: %s; after: %s", part(from, back), part(back, online), part(online+1, end))
+	t.Logf("tps of each second, from the one before its start on: %.0f", tps[min(back-1, len(tps)):])
 	c.RequireEqual()
 }
 

@@ -1,0 +1,141 @@
+package logrep
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.b.String(), text)
+}
+
+// recoverAll recovers all of it, in one go, and gives how often what was gathered failed.
+func (p *pair) recoverAll(all []captured) (failed int) {
+	p.t.Helper()
+	log := &lockedBuffer{}
+	p.b.cfg.Log = slog.New(slog.NewTextHandler(log, nil))
+	at, err := RecoveredPosition(p.t.Context(), p.b.cfg)
+	require.NoError(p.t, err)
+	sink := newRecoverSink(p.t)
+	r := NewRecoverer(p.b.cfg, sink)
+	for i, c := range all {
+		r.Apply(c.gid, at+uint64(i+1), c.p)
+	}
+	p.run(r.Run)
+	sink.reach(at + uint64(len(all)))
+	return log.count("one by one")
+}
+
+func TestManyRowsOfEveryTypeAreRecoveredAtOnce(t *testing.T) {
+	defs, values := typeColumns()
+	p := newPair(t, typeSetup, "CREATE TABLE ty (id int PRIMARY KEY, "+strings.Join(defs, ", ")+")")
+	var sets []string
+	for i, v := range values {
+		sets = append(sets, fmt.Sprintf("c%d = %s", i, v))
+	}
+	all := []captured{
+		p.committed("INSERT INTO ty SELECT g FROM generate_series(1, 200) g"),
+		p.committed("UPDATE ty SET " + strings.Join(sets, ", ") + " WHERE id < 150"),
+	}
+	for i := range 20 {
+		all = append(all, p.committed(fmt.Sprintf("UPDATE ty SET c0 = 1 WHERE id = %d", 150+i), fmt.Sprintf("UPDATE ty SET c0 = 2 WHERE id = %d", 145+i)))
+	}
+	all = append(all, p.committed("DELETE FROM ty WHERE id % 3 = 0"), p.committed("INSERT INTO ty (id) VALUES (3)"))
+	require.Zero(t, p.recoverAll(all))
+	require.Equal(t, 200-66+1, p.same("ty"))
+}
+
+// TestGatheredChangesGiveTheSameRows: random changes of several tables, in many transactions.
+func TestGatheredChangesGiveTheSameRows(t *testing.T) {
+	p := newPair(t, `CREATE TABLE acc (id int PRIMARY KEY, v int, w text);
+		CREATE TABLE log (id int, w text); ALTER TABLE log REPLICA IDENTITY FULL;
+		CREATE TABLE two (a int, b text, v numeric, PRIMARY KEY (b, a));
+		CREATE TABLE late (id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+		UPDATE pg_trigger SET tgenabled = 'A' WHERE tgrelid = 'late'::regclass;
+		CREATE TABLE seen (id int PRIMARY KEY, n int);
+		CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.n := (SELECT sum(v) FROM public.acc); RETURN NEW; END';
+		CREATE TRIGGER see BEFORE INSERT ON seen FOR EACH ROW EXECUTE FUNCTION see(); ALTER TABLE seen ENABLE ALWAYS TRIGGER see`)
+	rng := rand.New(rand.NewPCG(7, 9))
+	tables := []string{"acc", "log", "two", "late", "seen"}
+	next := 0
+	one := func() string {
+		next++
+		k := rng.IntN(60)
+		switch rng.IntN(14) {
+		case 0, 1:
+			return fmt.Sprintf("INSERT INTO acc VALUES (%d, %d, repeat('x', %d)) ON CONFLICT DO NOTHING", k, next, rng.IntN(9000))
+		case 2, 3, 4:
+			return fmt.Sprintf("UPDATE acc SET v = %d WHERE id = %d", next, k)
+		case 5:
+			return fmt.Sprintf("UPDATE acc SET v = v + 1, w = 'short' WHERE id BETWEEN %d AND %d", k, k+20)
+		case 6:
+			return fmt.Sprintf("DELETE FROM acc WHERE id = %d", k)
+		case 7:
+			return fmt.Sprintf("UPDATE acc SET id = %d WHERE id = %d AND NOT EXISTS (SELECT FROM acc WHERE id = %d)", k+1, k, k+1)
+		case 8:
+			return fmt.Sprintf("INSERT INTO log SELECT g, 'w%d' FROM generate_series(1, %d) g", k, 1+rng.IntN(80))
+		case 9:
+			return fmt.Sprintf("DELETE FROM log WHERE id = %d; UPDATE log SET w = 'new' WHERE id = %d", k, k+1)
+		case 10:
+			return fmt.Sprintf("INSERT INTO two VALUES (%d, E'q\\'%d', 1.50) ON CONFLICT (b, a) DO UPDATE SET v = two.v + 1.00", k, k%5)
+		case 11:
+			return fmt.Sprintf("DELETE FROM two WHERE a = %d; UPDATE two SET v = NULL WHERE b = E'q\\'%d'", k, k%5)
+		case 12:
+			return fmt.Sprintf("INSERT INTO seen VALUES (%d)", next)
+		}
+		return fmt.Sprintf("INSERT INTO late VALUES (%d, %d00000); UPDATE late SET u = u + 1", next, next)
+	}
+	for range 4 {
+		var all []captured
+		for range 60 {
+			sql := []string{"SELECT pg_logical_emit_message(true, 'mtm', '')", one()} // it may change nothing
+			for rng.IntN(3) > 0 {
+				sql = append(sql, one())
+			}
+			all = append(all, p.committed(sql...))
+		}
+		require.Zero(t, p.recoverAll(all))
+		p.same(tables...)
+	}
+	require.Positive(t, p.same("acc"))
+	require.Positive(t, p.same("seen"))
+}
+
+// TestWhatCannotBeGatheredGoesOneByOne: a unique key that is free only for a moment, and a CHECK that looks at another table.
+func TestWhatCannotBeGatheredGoesOneByOne(t *testing.T) {
+	p := newPair(t, `CREATE TABLE u (id int PRIMARY KEY, n int UNIQUE); CREATE TABLE parent (id int PRIMARY KEY);
+		CREATE FUNCTION has(int) RETURNS bool LANGUAGE sql AS 'SELECT EXISTS (SELECT FROM public.parent WHERE id = $1)';
+		CREATE TABLE child (id int PRIMARY KEY, parent int CHECK (parent IS NULL OR has(parent)))`)
+	all := []captured{
+		p.committed("INSERT INTO u SELECT g, g FROM generate_series(1, 10) g"), p.committed("UPDATE u SET n = 0 WHERE id = 1"),
+		p.committed("UPDATE u SET n = 1 WHERE id = 2"), p.committed("UPDATE u SET n = 2 WHERE id = 1"),
+	}
+	require.Equal(t, 1, p.recoverAll(all))
+	require.Equal(t, 10, p.same("u"))
+	all = []captured{
+		p.committed("INSERT INTO child VALUES (0, NULL)", "INSERT INTO parent VALUES (1)"), p.committed("INSERT INTO child VALUES (1, 1)"),
+	}
+	require.Zero(t, p.recoverAll(all), "a table whose rows run what somebody wrote is left out")
+	require.Equal(t, 3, p.same("child", "parent"))
+}
