@@ -23,7 +23,6 @@ type Capture struct {
 	push     chan struct{} // WAL is to be flushed now
 	renewed  chan struct{} // the slot is another one
 	renewLag int64         // see Renew
-	restMax  int64         // see Rest
 
 	walsender atomic.Uint32    // its process, or 0
 	blockers  map[blocker]bool // what Unblock found last
@@ -43,11 +42,6 @@ type Capture struct {
 	from      mtm.LSN                  // where a new one begins; 0: it is not new
 	quiet     time.Time                // no incident is told before
 	muted     int                      // how many were not
-
-	mayRest bool    // see Rest
-	resting bool    // nobody reads the slot, for that
-	restAt  mtm.LSN // from here on it may
-	awake   chan struct{}
 
 	user map[mtm.GID]*capturedTxn // what users prepared and is not announced yet; only the reader touches it
 }
@@ -70,7 +64,7 @@ const (
 func NewCapture(cfg Config, sink CaptureSink) *Capture {
 	cfg = cfg.withDefaults()
 	return &Capture{
-		cfg: cfg, sink: sink, slot: cfg.Slot, renewLag: renewLag, restMax: restMaxWAL, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1), awake: make(chan struct{}, 1),
+		cfg: cfg, sink: sink, slot: cfg.Slot, renewLag: renewLag, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
 		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{}, user: map[mtm.GID]*capturedTxn{},
 	}
 }
@@ -83,10 +77,7 @@ func (c *Capture) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if errors.Is(err, errResting) {
-			err = c.rest(ctx)
-		}
-		if err == nil || errors.Is(err, errRenewed) {
+		if errors.Is(err, errRenewed) {
 			n = 0
 			continue
 		}

@@ -108,9 +108,6 @@ func (s *captureStream) message(ctx context.Context, b []byte) error {
 		return s.truncate(subxid, body, m)
 	case *pgoutput.Logical:
 		if t := s.current(); t != nil && m.Transactional {
-			if m.Prefix == prefixRecovered && len(s.user) == 0 && s.restsAt(mtm.LSN(m.LSN)) {
-				return errResting
-			}
 			return s.logical(t, subxid, m)
 		}
 		return nil

@@ -14,7 +14,6 @@ type Catalog struct {
 	rivals rivals
 	mu     sync.Mutex
 	ddl    map[mtm.GID]bool // prepared here, and may change tables
-	began  atomic.Uint64    // the position in the WAL from which on Recoverer writes; 0: it never did
 	user   map[mtm.GID]bool // see Announces
 }
 

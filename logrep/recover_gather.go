@@ -39,6 +39,7 @@ var gatherSizes = []int{64, 8}
 
 const (
 	gatherMaxBytes  = 4 << 20 // held back
+	changeBytes     = 300     // what a change costs beside its values, about
 	gatherMaxParams = 1 << 14 // of a statement
 )
 
@@ -89,7 +90,7 @@ func (t *applyTxn) gatherChange(c *rowChange, key byte) (bool, error) {
 		return false, err
 	}
 	sets := slices.Contains(c.set, 's')
-	if key == 'O' || c.rel.oddKey() || len(c.set) > 0 && !sets || slices.Contains(c.where, whereNull) {
+	if key == 'O' || c.moves() || c.rel.oddKey() || len(c.set) > 0 && !sets || slices.Contains(c.where, whereNull) {
 		return false, t.gather.flushTable(t.gather.tables[c.rel.name])
 	}
 	shape := string(kindOf(c, false)) + string(c.set) + "/" + string(c.where)
@@ -104,11 +105,21 @@ func (t *applyTxn) gatherChange(c *rowChange, key byte) (bool, error) {
 		g.byKey[row] = len(g.changes)
 		g.changes = append(g.changes, c)
 	}
-	size := 0
+	size := changeBytes
 	for _, p := range c.params {
 		size += len(p) + 4
 	}
 	return true, t.gather.grew(size)
+}
+
+// moves reports whether c changes the row's key: then the same key may be another row's later.
+func (c *rowChange) moves() bool {
+	for i, s := range c.set {
+		if s == 's' && c.where[i] != whereNot {
+			return true
+		}
+	}
+	return false
 }
 
 // keyText is the same for changes of the same row, among those of one shape.
@@ -228,13 +239,18 @@ func (t *applyTxn) insertAll(rel *applyRel, rows [][]byte) error {
 // copyAll loads rows that are in COPY's text format already. They go out with what precedes them: PostgreSQL passes over rows of a
 // COPY that it refuses, and over a COPY behind a statement that failed.
 func (t *applyTxn) copyAll(rel *applyRel, rows []byte) error {
+	t.sync() // so that the COPY is answered whatever became of what precedes it
 	t.fe.SendQuery(&pgproto3.Query{String: rel.copySQL()})
+	t.syncs++
 	t.fe.Send(&pgproto3.CopyData{Data: rows})
 	t.fe.Send(&pgproto3.CopyDone{})
 	if err := t.flush(); err != nil {
 		return err
 	}
 	if err := t.answers(); err != nil {
+		return err
+	}
+	if err := t.ready(); err != nil {
 		return err
 	}
 	return t.copied(rel)
@@ -251,6 +267,7 @@ func (t *applyTxn) copied(rel *applyRel) (err error) {
 		case *pgproto3.ErrorResponse:
 			err = &stmtError{rel: rel, err: pgconn.ErrorResponseToPgError(msg)}
 		case *pgproto3.ReadyForQuery:
+			t.syncs--
 			return err
 		}
 	}

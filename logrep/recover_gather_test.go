@@ -139,3 +139,43 @@ func TestWhatCannotBeGatheredGoesOneByOne(t *testing.T) {
 	require.Zero(t, p.recoverAll(all), "a table whose rows run what somebody wrote is left out")
 	require.Equal(t, 3, p.same("child", "parent"))
 }
+
+// TestAKeyThatIsVacatedTwice: one key is of two rows, one after the other, in one group of recovery.
+func TestAKeyThatIsVacatedTwice(t *testing.T) {
+	p := newPair(t, "CREATE TABLE k (id int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'one'), (2, 'two'), (3, 'three')")
+	swap := func() captured {
+		return p.committed("UPDATE k SET id = 0 WHERE id = 1", "UPDATE k SET id = 1 WHERE id = 2", "UPDATE k SET id = 2 WHERE id = 0")
+	}
+	p.recoverAll([]captured{swap(), swap()})
+	p.same("k")
+	p.recoverAll([]captured{p.committed("UPDATE k SET id = 9 WHERE id = 1"), p.committed("UPDATE k SET id = 1 WHERE id = 2"), p.committed("UPDATE k SET id = 8 WHERE id = 1")})
+	p.same("k")
+}
+
+// TestWhatFailsBeforeACopyIsNotTakenForDone: a gathered statement finds a row too few, and a COPY is on its way behind it. The answers to
+// both are told apart, so that a COMMIT that fails later is not taken for one that succeeded.
+func TestWhatFailsBeforeACopyIsNotTakenForDone(t *testing.T) {
+	p := newPair(t, "CREATE TABLE k (id int PRIMARY KEY, v text); INSERT INTO k SELECT g, 'x' FROM generate_series(1, 8) g; CREATE TABLE c (id int PRIMARY KEY); CREATE TABLE f (id int PRIMARY KEY)")
+	p.b.exec(`CREATE SEQUENCE once; CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF nextval(''public.once'') = 1 THEN RAISE ''this COMMIT fails, once''; END IF; RETURN NULL; END';
+		CREATE CONSTRAINT TRIGGER fail_once AFTER INSERT ON f DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail_once(); ALTER TABLE f ENABLE ALWAYS TRIGGER fail_once`)
+	p.b.exec("DELETE FROM k WHERE id = 8")
+	all := []captured{p.committed("INSERT INTO f VALUES (1)")}
+	for i := range 8 {
+		all = append(all, p.committed(fmt.Sprintf("UPDATE k SET v = 'y' WHERE id = %d", 1+i)))
+	}
+	for i := range 60 {
+		all = append(all, p.committed(fmt.Sprintf("INSERT INTO c VALUES (%d)", i)))
+	}
+	log := &lockedBuffer{}
+	p.b.cfg.Log = slog.New(slog.NewTextHandler(log, nil))
+	sink := newRecoverSink(t)
+	r := NewRecoverer(p.b.cfg, sink)
+	for i, c := range all {
+		r.Apply(c.gid, uint64(i+1), c.p)
+	}
+	p.run(r.Run)
+	until(t, "it failed", func() bool { return log.count("one by one") > 0 })
+	p.b.exec("INSERT INTO k VALUES (8, 'x')")
+	sink.reach(uint64(len(all)))
+	p.same("f", "k", "c")
+}

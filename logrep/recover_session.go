@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"mtm"
 )
 
@@ -48,9 +46,6 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	if err == nil {
 		at, err = position(ctx, conn, r.cfg.RecoverOrigin)
 	}
-	if err == nil {
-		err = r.noteStart(ctx, conn)
-	}
 	if err != nil {
 		s.close()
 		return nil, 0, err
@@ -59,19 +54,6 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	defer r.mu.Unlock()
 	r.busy = busyGroup{pid: conn.PID()}
 	return s, at, nil
-}
-
-// noteStart tells capture what precedes recovery in the WAL.
-func (r *Recoverer) noteStart(ctx context.Context, conn *pgconn.PgConn) error {
-	rows, err := query(ctx, conn, "SELECT (pg_current_wal_insert_lsn() - '0/0')::text")
-	if err != nil {
-		return err
-	}
-	lsn, err := parseLSN(rows[0][0])
-	if err == nil {
-		r.cfg.Catalog.began.Store(uint64(lsn))
-	}
-	return err
 }
 
 // recoverGroup commits all of group in one transaction, with the position of the last. The transaction writes something

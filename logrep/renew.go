@@ -35,7 +35,6 @@ func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
 		return nil, err
 	}
 	defer closeConn(conn)
-	defer c.Rest(false)
 	for {
 		lag, err := c.lag(ctx, conn)
 		if err != nil {
@@ -79,11 +78,8 @@ func usersPrepared(ctx context.Context, conn *pgconn.PgConn) (n int, err error) 
 
 const unknownLag = int64(1) << 62
 
-// lag is how many bytes of WAL are to be decoded; unknownLag while nobody reads the slot, and should.
+// lag is how many bytes of WAL are to be decoded; unknownLag while nobody reads the slot.
 func (c *Capture) lag(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
-	if c.rests() {
-		return c.restLag(ctx, conn)
-	}
 	rows, err := query(ctx, conn, "SELECT (pg_current_wal_flush_lsn() - a.sent_lsn)::text FROM pg_replication_slots s "+
 		"JOIN pg_stat_replication a ON a.pid = s.active_pid WHERE s.slot_name = $1 AND a.sent_lsn IS NOT NULL", c.slotNow())
 	if err != nil || len(rows) == 0 {

@@ -352,14 +352,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark},
 		d.metrics, d.log, d.gate.lease.clock)
 	l.loop.lease = d.gate.lease.extend
-	l.loop.status = func(s coordinator.Status) {
-		was := l.status.Swap(&s)
-		if catches := s.Status == mtm.StatusCatchup; catches != (was != nil && was.Status == mtm.StatusCatchup) {
-			capture.Rest(catches)
-		}
-		d.onStatus(was, s)
-		status.changed(s)
-	}
+	l.loop.status = func(s coordinator.Status) { d.onStatus(l.status.Swap(&s), s); status.changed(s) }
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
