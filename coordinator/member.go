@@ -148,12 +148,26 @@ func (n *Node) decide(t *txn, commit bool) {
 	}
 	n.setOutcome(t, commit)
 	to := n.concerned(t)
-	if t.coord != nil && !commit {
+	switch {
+	case t.coord == nil:
+	case commit:
+		to = to.Minus(n.findOut(t))
+	default:
 		to = t.coord.sent // nobody else has heard of it
 	}
 	if !t.payload.Has(mtm.PayloadEmpty) {
 		n.sendAll(to, mtm.Decided{GID: t.gid, Commit: commit})
 	}
+}
+
+// findOut are the nodes that decide an own, precommitted transaction by themselves: each was sent Accept at ballot 0, and where
+// two are a majority it knows of enough when it accepts. Should the link be lost meanwhile, repeat tells it. What is not
+// journaled there, or held open here, waits to be told (notYet).
+func (n *Node) findOut(t *txn) mtm.NodeSet {
+	if t.accepted != (mtm.Ballot{Node: n.cfg.ID}) || t.payload.Has(mtm.PayloadStreamed) || t.acceptors.Len() > 3 || !t.acceptors.Has(n.cfg.ID) {
+		return 0
+	}
+	return t.acceptors.Intersect(t.coord.votes)
 }
 
 func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
