@@ -198,9 +198,20 @@ func (n *Node) setOutcome(t *txn, commit bool) {
 	if !t.payload.Has(mtm.PayloadEmpty) {
 		// What is open and accepted would be prepared again after a crash, from a payload that is dropped when it is aborted.
 		firm := commit && n.m != nil || t.open && !t.accepted.IsZero()
+		if n.m != nil && t.tellsItself(n.cfg.ID) {
+			firm = !commit
+		}
 		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit, Firm: firm})
 	}
 	n.finish(t)
+}
+
+// tellsItself reports whether a restart finds out that an own transaction was committed here, without RecDecide: its acceptance
+// at ballot 0 is durable, PostgreSQL had it prepared then, and has it no more. So that this means "committed", an abort is durable before it
+// is rolled back. In the journal the decision still precedes whatever saw it: that is written later, and a crash loses a tail.
+func (t *txn) tellsItself(self mtm.NodeID) bool {
+	return t.gid.Origin == self && t.accepted == mtm.Ballot{Node: self} && t.acceptVal && t.journaled && !t.recovered &&
+		!t.payload.Has(mtm.PayloadStreamed)
 }
 
 // finish brings the outcome into this node's PostgreSQL, as soon as nothing else is under way for it.
