@@ -36,8 +36,8 @@ type RecAccept struct {
 	Acceptors NodeSet
 }
 
-// RecDecide: the outcome is known. It need not be synced, since what depends on it comes later in the journal, but
-// where a node decides for itself alone (Firm).
+// RecDecide: the outcome is known. It need not be synced where a restart would find it out, since what depends on it comes
+// later in the journal; else it is Firm.
 type RecDecide struct {
 	GID    GID
 	Commit bool

@@ -14,6 +14,8 @@
 //     who receives Accept at ballot 0 knows of one acceptance besides its own.
 //   - A vote follows a durable PREPARE and a durable payload, and is never given twice for different runs: what was
 //     journaled before a restart is not applied again.
+//   - What the origin accepted itself, and PostgreSQL holds prepared no more at a start, was committed: an abort of it is durable
+//     before it is rolled back, the commit need not be (txn.tellsItself).
 //   - Before ballot 0 is persisted the origin may abort on its own. After it, or for anybody else, only a quorum can:
 //     Paxos (Lamport, Paxos Made Simple, 2001), one instance per transaction, acceptors are the configured nodes.
 //   - A transaction is finished only after everything its origin had finished, and that is prepared here, is finished

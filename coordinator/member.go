@@ -148,12 +148,26 @@ func (n *Node) decide(t *txn, commit bool) {
 	}
 	n.setOutcome(t, commit)
 	to := n.concerned(t)
-	if t.coord != nil && !commit {
+	switch {
+	case t.coord == nil:
+	case commit:
+		to = to.Minus(n.findOut(t))
+	default:
 		to = t.coord.sent // nobody else has heard of it
 	}
 	if !t.payload.Has(mtm.PayloadEmpty) {
 		n.sendAll(to, mtm.Decided{GID: t.gid, Commit: commit})
 	}
+}
+
+// findOut are the nodes that decide an own, precommitted transaction by themselves: each was sent Accept at ballot 0, and where
+// two are a majority it knows of enough when it accepts. Should the link be lost meanwhile, repeat tells it. What is not
+// journaled there, or held open here, waits to be told (notYet).
+func (n *Node) findOut(t *txn) mtm.NodeSet {
+	if t.accepted != (mtm.Ballot{Node: n.cfg.ID}) || t.payload.Has(mtm.PayloadStreamed) || t.acceptors.Len() > 3 || !t.acceptors.Has(n.cfg.ID) {
+		return 0
+	}
+	return t.acceptors.Intersect(t.coord.votes)
 }
 
 func (n *Node) onDecided(from mtm.NodeID, d mtm.Decided) {
@@ -184,9 +198,20 @@ func (n *Node) setOutcome(t *txn, commit bool) {
 	if !t.payload.Has(mtm.PayloadEmpty) {
 		// What is open and accepted would be prepared again after a crash, from a payload that is dropped when it is aborted.
 		firm := commit && n.m != nil || t.open && !t.accepted.IsZero()
+		if n.m != nil && t.tellsItself(n.cfg.ID) {
+			firm = !commit
+		}
 		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit, Firm: firm})
 	}
 	n.finish(t)
+}
+
+// tellsItself reports whether a restart finds out that an own transaction was committed here, without RecDecide: its acceptance
+// at ballot 0 is durable, PostgreSQL had it prepared then, and has it no more. So that this means "committed", an abort is durable before it
+// is rolled back. In the journal the decision still precedes whatever saw it: that is written later, and a crash loses a tail.
+func (t *txn) tellsItself(self mtm.NodeID) bool {
+	return t.gid.Origin == self && t.accepted == mtm.Ballot{Node: self} && t.acceptVal && t.journaled && !t.recovered &&
+		!t.payload.Has(mtm.PayloadStreamed)
 }
 
 // finish brings the outcome into this node's PostgreSQL, as soon as nothing else is under way for it.

@@ -229,7 +229,7 @@ func (n *Node) receive(m mtm.Message) {
 	case mtm.Promised:
 		n.onPromised(m.From, b)
 	case mtm.Rejected:
-		n.onRejected(b)
+		n.onRejected(m.From, b)
 	case mtm.Decided:
 		n.onDecided(m.From, b)
 	case mtm.Finished:

@@ -196,6 +196,11 @@ func (n *Node) startTxn(t *txn, held bool) {
 	case t.coord != nil && t.accepted.IsZero():
 		t.open = false
 		n.decide(t, false)
+	case n.m != nil && !held && t.tellsItself(n.cfg.ID):
+		// It was finished in an earlier life, whose last record is lost. Here it comes before all that this life journals.
+		t.outcome = committed
+		n.persist(mtm.RecDecide{GID: t.gid, Commit: true, Firm: true})
+		n.settled(t)
 	default:
 		n.makeOrphan(t)
 		if t.open {

@@ -84,9 +84,13 @@ func (n *Node) countAttempt(t *txn) {
 	}
 }
 
-func (n *Node) onRejected(r mtm.Rejected) {
+func (n *Node) onRejected(from mtm.NodeID, r mtm.Rejected) {
 	t := n.txns[r.GID]
-	if t == nil || t.outcome != undecided {
+	if t == nil {
+		return
+	}
+	if t.outcome != undecided {
+		n.send(from, mtm.Decided{GID: t.gid, Commit: t.outcome == committed})
 		return
 	}
 	t.seenN = max(t.seenN, r.Promised.N)

@@ -82,6 +82,7 @@ func run(cfg config, reload func() (config, error)) error {
 		return err
 	}
 	defer d.close()
+	collectSeldom()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
