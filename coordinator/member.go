@@ -162,9 +162,9 @@ func (n *Node) decide(t *txn, commit bool) {
 
 // findOut are the nodes that decide an own, precommitted transaction by themselves: each was sent Accept at ballot 0, and where
 // two are a majority it knows of enough when it accepts. Should the link be lost meanwhile, repeat tells it. What is not
-// journaled there, or held open here, waits to be told (notYet).
+// journaled there, or held open here, waits to be told (notYet), and so may one that has seen a higher ballot.
 func (n *Node) findOut(t *txn) mtm.NodeSet {
-	if t.accepted != (mtm.Ballot{Node: n.cfg.ID}) || t.payload.Has(mtm.PayloadStreamed) || t.acceptors.Len() > 3 || !t.acceptors.Has(n.cfg.ID) {
+	if t.accepted != (mtm.Ballot{Node: n.cfg.ID}) || t.payload.Has(mtm.PayloadStreamed) || t.acceptors.Len() > 3 || !t.acceptors.Has(n.cfg.ID) || t.seenN > 0 {
 		return 0
 	}
 	return t.acceptors.Intersect(t.coord.votes)
