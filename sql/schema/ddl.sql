@@ -271,7 +271,7 @@ DECLARE
     first boolean := true;
 BEGIN
     SELECT json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname, 'view', c.relkind = 'm', 'columns', coalesce(a.columns, '[]'))::text,
-        format('SELECT to_json(ARRAY[%s]::text[])::text FROM %I.%I', a.list, n.nspname, c.relname) INTO head, query
+        format('SELECT to_json(ARRAY[%s]::text[])::text FROM ONLY %I.%I', a.list, n.nspname, c.relname) INTO head, query
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, LATERAL (
         SELECT json_agg(json_build_object('name', a.attname, 'type', a.atttypid::bigint) ORDER BY a.attnum) AS columns,
             string_agg(format('CASE WHEN %1$I IS DISTINCT FROM NULL THEN concat(%1$I) END', a.attname), ',' ORDER BY a.attnum) AS list

@@ -230,7 +230,7 @@ END $$;
 CREATE OR REPLACE FUNCTION mtm.setval_done(seq regclass, v bigint, called boolean, done bigint) RETURNS bigint
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF current_setting('mtm.gateway', true) = 'on' THEN
+    IF current_setting('mtm.gateway', true) = 'on' AND (SELECT relpersistence = 'p' FROM pg_class WHERE oid = seq) THEN
         INSERT INTO mtm.setvals VALUES (seq, v, called);
     END IF;
     RETURN v;
