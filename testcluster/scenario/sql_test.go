@@ -101,7 +101,7 @@ func numbersNeverMeet(t *testing.T, c *testcluster.Cluster) {
 
 // monotonicSequences: each commit's number is greater than all that were committed before, on whatever node.
 func monotonicSequences(t *testing.T, c *testcluster.Cluster) {
-	execSQL(t, c.Node(2).Connect(), "SET mtm.sequence_mode = monotonic; CREATE TABLE ascending (id serial PRIMARY KEY, k int GENERATED ALWAYS AS IDENTITY, node int)")
+	execSQL(t, c.Node(2).Connect(), "CREATE ROLE counter; GRANT CREATE ON SCHEMA public TO counter; SET ROLE counter; SET mtm.sequence_mode = monotonic; CREATE TABLE ascending (id serial PRIMARY KEY, k int GENERATED ALWAYS AS IDENTITY, node int)")
 	last, lastK := 0, 0
 	insert := func(n *testcluster.Node, db *pgx.Conn) {
 		var id, k int
@@ -137,7 +137,7 @@ func monotonicSequences(t *testing.T, c *testcluster.Cluster) {
 	for _, n := range c.Nodes() {
 		require.Equal(t, "monotonic", one[string](t, n.Connect(), "SELECT mode FROM mtm.sequences WHERE seqid = 'nested'::regclass"))
 	}
-	execSQL(t, c.Node(1).Connect(), "DROP TABLE ascending; DROP SEQUENCE ordinary, nested")
+	execSQL(t, c.Node(1).Connect(), "DROP TABLE ascending; DROP SEQUENCE ordinary, nested; DROP OWNED BY counter; DROP ROLE counter")
 }
 
 // undecodable makes PostgreSQL's logical decoding wait for locks that would never go, or not soon.
