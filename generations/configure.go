@@ -21,6 +21,13 @@ func (m *Machine) Joining() bool {
 	return !m.st.Gen.Configured.Has(m.cfg.ID) && m.st.LastOnline == 0
 }
 
+// added: the addition of this node cannot be undone any more, for enough of the others are online in it. Had it been online
+// before, it could not tell that from being dropped.
+func (m *Machine) added() bool {
+	online := m.OnlinePeers()
+	return online.IsMajorityOf(m.st.Gen.Configured.Without(m.cfg.ID)) || online.Contains(m.st.Gen.Members.Without(m.cfg.ID))
+}
+
 // Dropped reports whether this node was configured once, and is no more.
 func (m *Machine) Dropped() bool {
 	return !m.st.Gen.Configured.Has(m.cfg.ID) && m.st.LastOnline != 0
@@ -75,6 +82,10 @@ func (m *Machine) acceptableChange(from mtm.NodeID, g mtm.Generation) bool {
 	}
 	if from == m.cfg.ID && m.Joining() {
 		return true
+	}
+	// What a candidate asks for that has not heard of an addition yet looks like a wish to drop who was added.
+	if dropped != 0 && !m.OnlinePeers().Has(from) && !m.cfg.AnyBase {
+		return false
 	}
 	return (m.Online() || m.cfg.AnyBase) && m.cliqueOf(cur.Configured.Union(added)).Contains(g.Members)
 }

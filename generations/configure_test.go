@@ -201,3 +201,71 @@ func TestVoterRefusesChanges(t *testing.T) {
 		require.False(t, m.acceptable(one.from, g), name)
 	}
 }
+
+// A candidate that has not heard of an addition yet asks for its members under the old configured nodes. To a voter in the
+// new generation that looks like a wish to drop who was added (found by the simulator, seed 4421 with members).
+func TestElectionFromBeforeAnAdditionDoesNotUndoIt(t *testing.T) {
+	old := mtm.Generation{Num: 4, Members: mtm.Nodes(1, 2, 3), Configured: mtm.Nodes(1, 2, 3)}
+	cur := mtm.Generation{Num: 5, Members: mtm.Nodes(1, 2, 3, 4), Configured: mtm.Nodes(1, 2, 3, 4)}
+	g := mtm.Generation{Num: 9, Members: old.Members, Configured: old.Configured}
+	voter := New(Config{ID: 2}, mtm.RecGeneration{Gen: cur, Vote: cur, LastOnline: 5}, 0)
+	beat := func(id mtm.NodeID, gen mtm.Generation, lastOnline uint64) {
+		voter.PeerUp(id)
+		voter.Receive(id, mtm.Heartbeat{Sent: 1, Gen: gen, LastOnline: lastOnline, Connected: cur.Members})
+	}
+	beat(3, cur, 5)
+	beat(4, cur, 5)
+	beat(1, old, 4)
+	require.False(t, voter.acceptable(1, g))
+	beat(1, cur, 4) // it recovers
+	require.False(t, voter.acceptable(1, g))
+	beat(1, cur, 5) // now it knows what it asks for
+	require.True(t, voter.acceptable(1, g))
+
+	// So what it asked for before counts no more once it has heard.
+	candidate := New(Config{ID: 1}, mtm.RecGeneration{Gen: old, Vote: old, LastOnline: 4}, 0)
+	candidate.Tick(1000)
+	for _, id := range mtm.Nodes(2, 3).IDs() {
+		candidate.PeerUp(id)
+		candidate.Receive(id, mtm.Heartbeat{Sent: 1, Gen: old, LastOnline: 4, Connected: old.Members})
+	}
+	candidate.highest = 6
+	candidate.stand(g, g.Members, 0)
+	require.NotNil(t, candidate.campaign)
+	g = candidate.campaign.gen
+	candidate.Receive(2, mtm.Elected{Gen: cur, Donors: old.Members})
+	for _, id := range mtm.Nodes(2, 3).IDs() {
+		candidate.Receive(id, mtm.CampaignVote{Gen: g, OK: true, LastOnline: 5})
+	}
+	require.Equal(t, cur, candidate.State().Gen)
+}
+
+// A node that is added is online only when its addition cannot be undone any more. Before, it asks again if that happens, and does not
+// take itself for dropped (seed 3746 with members).
+func TestNodeWhoseAdditionIsUndoneAsksAgain(t *testing.T) {
+	old := mtm.Generation{Num: 4, Members: mtm.Nodes(1, 2), Configured: mtm.Nodes(1, 2, 3)}
+	cur := mtm.Generation{Num: 5, Members: mtm.Nodes(1, 2, 4), Configured: mtm.Nodes(1, 2, 3, 4)}
+	added := func() (*Machine, func(mtm.NodeID)) {
+		m := New(Config{ID: 4}, mtm.RecGeneration{Gen: cur, Vote: cur, Donors: old.Members}, 0)
+		online := func(id mtm.NodeID) {
+			m.PeerUp(id)
+			m.Receive(id, mtm.Heartbeat{Sent: 1, Gen: cur, LastOnline: 5, Connected: cur.Members})
+		}
+		online(1)
+		require.False(t, m.MayBecomeOnline())
+		m.BecomeOnline()
+		require.False(t, m.Online())
+		return m, online
+	}
+	m, _ := added()
+	m.PeerUp(2)
+	m.Receive(2, mtm.Elected{Gen: mtm.Generation{Num: 6, Members: mtm.Nodes(2, 3), Configured: mtm.Nodes(1, 2, 3)}, Donors: mtm.Nodes(2)})
+	require.True(t, m.Joining())
+	require.False(t, m.Dropped())
+
+	m, online := added()
+	online(2) // two of three are online in it: the third finds no majority for the old ones
+	require.True(t, m.MayBecomeOnline())
+	m.BecomeOnline()
+	require.True(t, m.Online())
+}

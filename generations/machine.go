@@ -126,7 +126,7 @@ func (m *Machine) IsDonor() bool { return m.st.Donors.Has(m.cfg.ID) }
 
 // MayBecomeOnline reports whether V4 lets the node become online in its generation.
 func (m *Machine) MayBecomeOnline() bool {
-	return m.st.Gen.Members.Has(m.cfg.ID) && m.st.Vote.Num == m.st.Gen.Num && !m.Online()
+	return m.st.Gen.Members.Has(m.cfg.ID) && m.st.Vote.Num == m.st.Gen.Num && !m.Online() && (m.st.LastOnline != 0 || m.added())
 }
 
 // BecomeOnline is called when nothing of an older generation is under way here any more, and all of it is here.

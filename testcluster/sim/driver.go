@@ -120,11 +120,20 @@ func (n *node) rumour(gid mtm.GID) {
 	}
 }
 
+// cancelApply is asked again while the apply lasts, as logrep's monitor does: between what a user prepares and what announces it
+// there is nothing to cancel, and afterwards there is.
 func (n *node) cancelApply(gid mtm.GID) {
+	life := n.life
 	n.w.after(n.w.between(20, 1*ms), func() {
 		for _, x := range n.pg.live {
-			if !x.session && x.gid == gid && x.state == xactActive {
+			switch {
+			case n.life != life:
+			case x.session || x.gid != gid:
+			case x.state == xactActive:
 				n.pg.kill(x, &mtm.Error{Code: mtm.CodeQueryCanceled, Msg: "cancelled"})
+				return
+			case x.user != nil:
+				n.w.after(20*ms, func() { n.cancelApply(gid) })
 				return
 			}
 		}

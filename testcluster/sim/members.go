@@ -94,7 +94,7 @@ func (o *operator) drop(n *node) {
 			continue
 		}
 		st := other.brain.Status()
-		if st.Status == mtm.StatusOnline && !st.Generation.Configured.Has(n.id) && st.Online == st.Generation.Members {
+		if o.news(st) && st.Status == mtm.StatusOnline && !st.Generation.Configured.Has(n.id) && st.Online == st.Generation.Members {
 			if o.unneeded(n) {
 				o.next()
 				o.w.all = o.w.all.Without(n.id)
@@ -123,10 +123,20 @@ func (o *operator) othersAreThere(n *node) bool {
 	for _, other := range o.w.nodes {
 		if other != n && other.alive && o.w.all.Has(other.id) {
 			st := other.brain.Status()
-			return st.Online.With(n.id).Contains(o.w.all)
+			return o.news(st) && st.Online.With(n.id).Contains(o.w.all)
 		}
 	}
 	return false
+}
+
+// news: it is not what a node says that is frozen, or cut off, and has missed what became of the cluster.
+func (o *operator) news(st coordinator.Status) bool {
+	for num := range o.w.check.gens {
+		if num > st.Generation.Num {
+			return false
+		}
+	}
+	return true
 }
 
 func (n *node) leaveForEver() {

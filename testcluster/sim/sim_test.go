@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"mtm"
 )
 
 func TestSeedsHoldAllInvariants(t *testing.T) {
@@ -132,6 +134,36 @@ func TestRunsCommitAndFail(t *testing.T) {
 	}
 	require.Greater(t, acks, 40*5)
 	require.Greater(t, fails, 40)
+}
+
+// A cancel that comes while the first part of an announcement is being prepared ends the second, as logrep's monitor does,
+// which repeats it (seed 174 of -elections -nodes 5).
+func TestCancelBetweenTheTwoPartsOfAnAnnouncementIsNotLost(t *testing.T) {
+	w := newWorld(3, options{elections: true})
+	require.NotZero(t, w.user)
+	n := w.nodes[0]
+	inTheWay := n.pg.begin(false)
+	require.Equal(t, resDone, n.pg.exec(inTheWay, stmt{op: opInsert, key: w.keys}))
+
+	gid := mtm.GID{Origin: 2, Gen: 1, Seq: 1}
+	u := &userTxn{gid: gid, name: w.keys}
+	w.users.byGID[gid] = u
+	w.check.begin(gid, nil, false)
+	x := n.pg.begin(false)
+	x.gid = gid
+	var got *end
+	n.pg.prepareUser(x, u, stmt{op: opInsert, key: w.keys, val: 1, absolute: true}, func(e end) { got = &e })
+	require.Equal(t, xactPreparing, x.state)
+	w.after(1, func() { n.cancelApply(gid) })
+	for got == nil && w.now < 10*second {
+		next, ok := w.queue.pop()
+		require.True(t, ok)
+		w.now = next.at
+		next.do()
+	}
+	require.NotNil(t, got)
+	require.Equal(t, mtm.CodeQueryCanceled, got.err.Code)
+	require.Empty(t, n.pg.user, "what it announces is undone")
 }
 
 func TestQueueIsInOrder(t *testing.T) {
