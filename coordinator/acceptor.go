@@ -33,10 +33,12 @@ func (n *Node) onAccept(from mtm.NodeID, a mtm.Accept) {
 	n.mindResolver(t, a.Ballot)
 }
 
-// mindResolver: somebody has begun to resolve the transaction. Should nothing more be heard of it, this node goes on,
-// for the origin may wait for the resolver, and the resolver may be lost.
+// mindResolver: somebody has begun to resolve the transaction, or this was the last word of an origin that was lost before. Should
+// nothing more be heard of it, this node goes on, for the origin may wait for the resolver, and the resolver may be lost.
 func (n *Node) mindResolver(t *txn, b mtm.Ballot) {
-	if b.N > 0 && !t.orphan {
+	_, up := n.peers[t.gid.Origin]
+	lost := !up && t.coord == nil
+	if (b.N > 0 || lost) && !t.orphan {
 		n.makeOrphan(t)
 		t.retryAt += 4 * n.cfg.ResolveAfter
 	}

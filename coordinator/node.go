@@ -202,6 +202,9 @@ func (n *Node) Step(ev Event) {
 
 func (n *Node) receive(m mtm.Message) {
 	if !n.listensTo(m.From) || m.From == n.cfg.ID || m.To != n.cfg.ID {
+		if p, ok := m.Body.(mtm.Prepare); ok {
+			n.drop(p.Payload) // the last word of a node that was dropped
+		}
 		return
 	}
 	if n.m != nil && n.m.Receive(m.From, m.Body) {

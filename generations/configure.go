@@ -25,7 +25,7 @@ func (m *Machine) Joining() bool {
 // before, it could not tell that from being dropped.
 func (m *Machine) added() bool {
 	online := m.OnlinePeers()
-	return online.IsMajorityOf(m.st.Gen.Configured.Without(m.cfg.ID)) || online.Contains(m.st.Gen.Members.Without(m.cfg.ID))
+	return m.cfg.AnyBase || online.IsMajorityOf(m.st.Gen.Configured.Without(m.cfg.ID)) || online.Contains(m.st.Gen.Members.Without(m.cfg.ID))
 }
 
 // Dropped reports whether this node was configured once, and is no more.

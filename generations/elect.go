@@ -98,7 +98,9 @@ func (m *Machine) learn(g mtm.Generation, donors mtm.NodeSet) {
 	}
 	if g.Configured != m.st.Gen.Configured {
 		m.st.Since = g.Num
-		m.campaign = nil // it was to follow a generation of others
+		if !m.cfg.AnyBase {
+			m.campaign = nil // it was to follow a generation of others
+		}
 	}
 	m.st.Gen, m.st.Donors = g, donors
 	m.configure(g.Configured)
