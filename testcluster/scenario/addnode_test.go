@@ -133,7 +133,7 @@ func requireRefused(t testing.TB, c *testcluster.Cluster, db *pgx.Conn) {
 	refused(db, "SELECT mtm.drop_node(9)", "55000", "there is no node 9: the cluster has nodes {1,2,3,4,5}")
 	refused(db, "SELECT mtm.drop_node(17)", "22023", "must be a number from 1 to 16")
 	refused(db, "SELECT mtm.add_node('db4:7001')", "22023", "must be id=host:port")
-	refused(db, "SELECT mtm.add_node('6="+strings.Repeat("é", 900)+"')", "22023", "too long")
+	refused(db, "SELECT mtm.add_node('6="+strings.Repeat("é", 7000)+"')", "22023", "too long")
 	refused(db, "SELECT mtm.add_node('6=127.0.0.1:9')", "55000", "mtmd at 127.0.0.1:9 does not answer")
 	refused(db, "SELECT mtm.add_node('2="+taken+"')", "55000", "this node belongs to a cluster already")
 	execSQL(t, db, "CREATE ROLE mortal LOGIN; CREATE ROLE helper LOGIN IN ROLE mtm_admin")

@@ -56,7 +56,7 @@ const (
 )
 
 // loadSchema: n is given by each node's sequence; entries has a row per transaction, and says all that it did.
-const loadSchema = `
+const loadSchema = `DROP TABLE IF EXISTS entries, accounts, lists;
 	CREATE TABLE entries (n serial PRIMARY KEY, id text NOT NULL, a int, b int, amount int, list int);
 	CREATE INDEX ON entries (id);
 	CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL);
@@ -88,7 +88,7 @@ type load struct {
 	runs    bool           // for the goroutine that starts and ends it
 }
 
-// newLoad makes the tables and a load that does not run yet.
+// newLoad makes the tables, anew if an earlier load was here, and a load that does not run yet.
 func newLoad(t testing.TB, c *testcluster.Cluster, clients int) *load {
 	t.Helper()
 	l := &load{clients: clients, app: "load", fates: map[string]fate{}, answers: map[string]error{}, times: map[string]span{}, codes: map[string]int{}}
