@@ -1,9 +1,7 @@
 package coordinator
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 
 	"mtm"
 	"mtm/generations"
@@ -276,15 +274,4 @@ func (n *Node) waitedFor(t *txn) mtm.NodeSet {
 		return t.coord.members.Intersect(n.gen.Members).Union(self)
 	}
 	return t.coord.members
-}
-
-func sortedGIDs[V any](m map[mtm.GID]V) []mtm.GID {
-	gids := make([]mtm.GID, 0, len(m))
-	for gid := range m {
-		gids = append(gids, gid)
-	}
-	slices.SortFunc(gids, func(a, b mtm.GID) int {
-		return cmp.Or(cmp.Compare(a.Origin, b.Origin), cmp.Compare(a.Seq, b.Seq))
-	})
-	return gids
 }

@@ -227,7 +227,6 @@ type proxy struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
 	frozen chan struct{} // not nil: nothing passes until it is closed
-	closed bool
 }
 
 func newProxy(t testing.TB, target string) *proxy {

@@ -81,10 +81,6 @@ func TestWritesThatBypassUsAreIncidents(t *testing.T) {
 	require.Empty(t, p.sink.captured)
 }
 
-func (n *node) confirmed() string {
-	return n.rows("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '" + n.cfg.Slot + "'")[0]
-}
-
 // until polls what PostgreSQL only shows.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()

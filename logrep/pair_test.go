@@ -16,15 +16,14 @@ import (
 
 // pair is an origin (node 1) and a member (node 2) with all parts running; the test plays the coordinator.
 type pair struct {
-	t        testing.TB
-	a, b     *node
-	capture  *Capture
-	applier  *Applier
-	finishA  *Finisher
-	finishB  *Finisher
-	sink     *testSink
-	seq      uint64
-	lastAcks mtm.LSN
+	t       testing.TB
+	a, b    *node
+	capture *Capture
+	applier *Applier
+	finishA *Finisher
+	finishB *Finisher
+	sink    *testSink
+	seq     uint64
 }
 
 // testSink turns callbacks into channels that tests wait on.

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -220,12 +219,8 @@ func (c *check) step(ctx context.Context, d *daemon, method string, req checkReq
 
 // beginCheck begins mtm.check_query(). Only superusers may call that, and only it asks so.
 func (j *jobs) beginCheck(pid int32) *mtm.Error {
-	j.mu.Lock()
-	word := j.arguments[pid]
-	delete(j.arguments, pid)
-	j.mu.Unlock()
 	var arg checkQuery
-	text, err := base64.StdEncoding.DecodeString(word)
+	text, err := j.argument(pid)
 	if err == nil {
 		err = json.Unmarshal(text, &arg)
 	}

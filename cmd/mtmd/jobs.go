@@ -176,6 +176,15 @@ func (j *jobs) note(pid int32, more bool, part string) *mtm.Error {
 	return nil
 }
 
+// argument takes the argument that was noted in parts.
+func (j *jobs) argument(pid int32) ([]byte, error) {
+	j.mu.Lock()
+	word := j.arguments[pid]
+	delete(j.arguments, pid)
+	j.mu.Unlock()
+	return base64.StdEncoding.DecodeString(word)
+}
+
 func (j *jobs) begin(pid int32, do func(context.Context, func(string)) (string, error)) *mtm.Error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -257,11 +266,7 @@ func (j *jobs) beginDrop(pid int32, number string) *mtm.Error {
 }
 
 func (j *jobs) beginAdd(pid int32) *mtm.Error {
-	j.mu.Lock()
-	word := j.arguments[pid]
-	delete(j.arguments, pid)
-	j.mu.Unlock()
-	text, err := base64.StdEncoding.DecodeString(word)
+	text, err := j.argument(pid)
 	var fresh admin.Node
 	if err == nil {
 		fresh, err = admin.ParseNode(string(text), true)

@@ -79,7 +79,8 @@ func (d *daemon) reindex(ctx context.Context, o gateway.Reindex) (reindexed, err
 		return reindexed{}, err
 	}
 	defer closeNow(conn)
-	before, err := pgx.CollectRows(mustQuery(conn.Query(ctx, invalidIndexes)), pgx.RowTo[int64])
+	rows, _ := conn.Query(ctx, invalidIndexes)
+	before, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if err == nil {
 		_, err = conn.Exec(ctx, "SELECT set_config('search_path', $1, false)", o.SearchPath)
 	}
@@ -108,9 +109,6 @@ func (d *daemon) reindex(ctx context.Context, o gateway.Reindex) (reindexed, err
 	return reindexed{}, err
 }
 
-// mustQuery leaves the error of a query to who reads its rows.
-func mustQuery(rows pgx.Rows, _ error) pgx.Rows { return rows }
-
 // dropInvalid drops what a failed REINDEX CONCURRENTLY left; before was there.
 func (d *daemon) dropInvalid(ctx context.Context, before []int64) error {
 	conn, err := d.connect(ctx, "mtm_reindex")
@@ -118,8 +116,8 @@ func (d *daemon) dropInvalid(ctx context.Context, before []int64) error {
 		return err
 	}
 	defer closeNow(conn)
-	names, err := pgx.CollectRows(mustQuery(conn.Query(ctx, `SELECT x::regclass::text FROM (`+invalidIndexes+`) i (x)
-		WHERE x <> ALL ($1::int8[])`, before)), pgx.RowTo[string])
+	rows, _ := conn.Query(ctx, `SELECT x::regclass::text FROM (`+invalidIndexes+`) i (x) WHERE x <> ALL ($1::int8[])`, before)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	for _, name := range names {
 		if _, dropErr := conn.PgConn().Exec(ctx, "SET session_replication_role = replica; DROP INDEX CONCURRENTLY IF EXISTS "+name).ReadAll(); dropErr != nil {
 			err = errors.Join(err, dropErr)

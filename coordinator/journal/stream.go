@@ -164,7 +164,6 @@ type flow struct {
 	heard  chan struct{} // an ack came
 
 	mu    sync.Mutex
-	done  uint64
 	sent  []sending
 	bytes int64 // of sent
 }
