@@ -42,7 +42,7 @@ if [ -d testcluster/sim ]; then
 	step "simulator with nodes added and dropped, $((SEEDS / 40)) seeds" go run ./testcluster/sim -members -seeds $((SEEDS / 40))
 	step "simulator with a referee, $((SEEDS / 5)) seeds" go run ./testcluster/sim -referee -seeds $((SEEDS / 5))
 fi
-step "real clusters" go test -count=1 -p 1 -timeout 20m $clusters
+step "real clusters" go test -count=1 -p 1 -timeout 60m $clusters
 
 if [ ${#failed[@]} -gt 0 ]; then
 	echo "FAILED after $((SECONDS - start)) s: ${failed[*]}"
