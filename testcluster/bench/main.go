@@ -49,7 +49,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := fs.Bool("quick", false, "fewer and shorter cells: about three minutes")
-	systems := fs.String("systems", strings.Join(systemNames, ","), "which systems")
+	systems := fs.String("systems", strings.Join(systemNames, ","), "which systems; there are also "+bare2pc+" and "+bareRelay+", the least that any such system costs")
 	workloads := fs.String("workloads", "", "which workloads (default all): "+strings.Join(workloadNames(), ","))
 	clients := fs.String("clients", "", "numbers of clients (default 1,4,16,64)")
 	seconds := fs.Int("seconds", 0, "length of one turn (default 5)")
@@ -129,11 +129,11 @@ func chooseSystems(text string) ([]string, error) {
 	var chosen []string
 	for name := range strings.SplitSeq(text, ",") {
 		found := false
-		for _, known := range systemNames {
+		for _, known := range append([]string{bare2pc, bareRelay}, systemNames...) {
 			found = found || known == name
 		}
 		if !found {
-			return nil, fmt.Errorf("system %q: there are %s", name, strings.Join(systemNames, ", "))
+			return nil, fmt.Errorf("system %q: there are %s, %s, %s", name, strings.Join(systemNames, ", "), bare2pc, bareRelay)
 		}
 		chosen = append(chosen, name)
 	}

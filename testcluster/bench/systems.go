@@ -28,6 +28,7 @@ const (
 var systemNames = []string{stock, sync2, mtmOne, mtm3}
 
 var systemTitles = map[string]string{
+	bare2pc: "bare 2PC on three stock", bareRelay: "stock behind a bare relay",
 	stock: "stock, single", sync2: "stock, ANY 2 remote_apply", mtmOne: "mtm, clients on one node", mtm3: "mtm, clients on three nodes",
 }
 
@@ -55,8 +56,11 @@ type cell struct {
 }
 
 func clusterOf(system string) string {
-	if system == mtmOne || system == mtm3 {
+	switch system {
+	case mtmOne, mtm3:
 		return "mtm"
+	case bareRelay:
+		return stock
 	}
 	return system
 }
@@ -79,6 +83,14 @@ func (b *bench) start(ctx context.Context) error {
 		}
 		for _, n := range b.clusters[name].Info(ctx).Nodes {
 			switch {
+			case system == bare2pc:
+				b.urls[system] = append(b.urls[system], n.PgURL)
+			case system == bareRelay:
+				behind, err := throughRelay(ctx, n.PgURL)
+				if err != nil {
+					return err
+				}
+				b.urls[system] = []string{behind}
 			case name != "mtm" && n.ID == 1:
 				b.urls[system] = []string{n.PgURL}
 			case system == mtmOne && n.ID == 1:
@@ -100,6 +112,8 @@ func (b *bench) startCluster(ctx context.Context, name string) error {
 		if o.Mtmd, err = devcluster.FindMtmd(ctx); err != nil {
 			return err
 		}
+	case bare2pc:
+		o.Nodes = 3
 	default:
 		o.Settings = append(o.Settings, "wal_level=replica")
 	}
@@ -119,9 +133,17 @@ func (b *bench) startCluster(ctx context.Context, name string) error {
 		}
 	}
 	b.log("filling %s, scale %d", name, b.scale)
-	out, err := exec.CommandContext(ctx, b.pgbench, "-i", "-q", "-s", strconv.Itoa(b.scale), url).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("pgbench -i on %s: %w\n%s", name, err, out)
+	filled := []string{url}
+	if name == bare2pc {
+		for _, n := range c.Info(ctx).Nodes[1:] {
+			filled = append(filled, n.PgURL)
+		}
+	}
+	for _, url := range filled {
+		out, err := exec.CommandContext(ctx, b.pgbench, "-i", "-q", "-s", strconv.Itoa(b.scale), url).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("pgbench -i on %s: %w\n%s", name, err, out)
+		}
 	}
 	return nil
 }
@@ -169,8 +191,8 @@ func (b *bench) run(ctx context.Context) ([]cell, error) {
 				for i, system := range b.systems {
 					one := &group[i]
 					one.system, one.workload, one.clients = system, w.name, clients
-					if clients < len(b.urls[system]) {
-						continue // nothing to spread
+					if system == mtm3 && clients < len(b.urls[system]) || system == bare2pc && w.name != "N" {
+						continue // nothing to spread, or not what it does
 					}
 					if err := b.turn(ctx, one, w); err != nil {
 						return nil, fmt.Errorf("%s, %s, %d clients: %w", system, w.title, clients, err)
@@ -197,6 +219,11 @@ func (b *bench) turn(ctx context.Context, one *cell, w workload) error {
 		}
 	}
 	urls := b.urls[one.system]
+	if one.system == bare2pc {
+		r, err := runBare2PC(ctx, urls, one.clients, b.seconds, b.scale)
+		one.add(r)
+		return err
+	}
 	results := make([]result, len(urls))
 	var g errgroup.Group
 	for i, url := range urls {
