@@ -74,6 +74,7 @@ func (t *applyTxn) ddl(content []byte) error {
 	if !bare {
 		t.skip++
 	}
+	t.dropViews()
 	if err := t.drain(); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (t *applyTxn) fill(content []byte) error {
 		if err := t.learnFacts(rel); err != nil {
 			return err
 		}
-		if err := t.sendRow(&applyStmt{sql: "DELETE FROM ONLY " + rel.name}, nil, sentStmt{rel: rel}); err != nil {
+		if err := t.sendRow(&applyStmt{sql: "DELETE FROM ONLY " + t.through(rel).name}, nil, sentStmt{rel: rel}); err != nil {
 			return err
 		}
 	}
@@ -86,7 +86,7 @@ func (t *applyTxn) fillRows(rel *applyRel, rows [][]*string) error {
 			}
 		}
 		if !rel.byCopy() || t.guarded(rel) {
-			if err := t.sendRow(rel.insert(), params, sentStmt{rel: rel}); err != nil {
+			if err := t.sendRow(t.through(rel).insert(), params, sentStmt{rel: rel}); err != nil {
 				return err
 			}
 			continue

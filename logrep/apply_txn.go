@@ -41,8 +41,10 @@ type applyTxn struct {
 	gather   *gather       // of recovery; nil: every change is sent by itself
 	fk       *fkChecks     // nil: foreign keys are not checked
 
-	runners map[string]string // by role, see runner
-	nrunner int               // how many there have been
+	runners map[string]string       // by role, see runner
+	nrunner int                     // how many there have been
+	views   map[*applyRel]*applyRel // see through
+	nview   int
 }
 
 const (
@@ -99,6 +101,7 @@ func (t *applyTxn) prepare() error {
 	if err := t.checkReferences(); err != nil {
 		return err
 	}
+	t.dropViews()
 	t.dropRunners()
 	if !t.checked {
 		if err := t.drain(); err != nil {
@@ -232,7 +235,9 @@ func (t *applyTxn) delete(m *pgoutput.Delete) error {
 }
 
 func (t *applyTxn) change(c *rowChange) error {
-	return t.sendRow(c.stmt(t.checked || t.guarded(c.rel)), c.params, sentStmt{rel: c.rel, one: true})
+	rel := c.rel
+	c.rel = t.through(rel)
+	return t.sendRow(c.stmt(t.checked || t.guarded(rel)), c.params, sentStmt{rel: rel, one: true})
 }
 
 // insert holds an INSERT back until it is clear whether it is one of many.
@@ -314,7 +319,7 @@ func (t *applyTxn) insertRow(rel *applyRel, row pgoutput.Tuple) error {
 	for i, v := range row {
 		params[i] = v.Data
 	}
-	return t.sendRow(rel.insert(), params, sentStmt{rel: rel})
+	return t.sendRow(t.through(rel).insert(), params, sentStmt{rel: rel})
 }
 
 func (t *applyTxn) parseInsert(body []byte) (*applyRel, pgoutput.Tuple, error) {

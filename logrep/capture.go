@@ -24,8 +24,8 @@ type Capture struct {
 	renewed  chan struct{} // the slot is another one
 	renewLag int64         // see Renew
 
-	walsender atomic.Uint32    // its process, or 0
-	blockers  map[blocker]bool // what Unblock found last
+	walsender atomic.Uint32   // its process, or 0
+	blockers  map[blocker]int // whom Unblock found last, and how often in a row
 
 	slots sync.Mutex // held while one slot is being replaced by another, or chosen; before mu
 

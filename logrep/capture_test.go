@@ -1,10 +1,12 @@
 package logrep
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"mtm"
@@ -183,4 +185,60 @@ func TestWhatCannotBeDecodedIsTold(t *testing.T) {
 	p.a.exec(gid.SQL("ROLLBACK PREPARED"))
 	look()
 	require.Empty(t, p.capture.blockers)
+}
+
+// TestWhoWorksMayFinish: a session that keeps PostgreSQL from decoding is left alone while it works, and only then.
+func TestWhoWorksMayFinish(t *testing.T) {
+	p := newPair(t, "CREATE TABLE uses (id int PRIMARY KEY); INSERT INTO uses VALUES (1)",
+		"CREATE FUNCTION slow(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(current_setting('my.sleep', true)::float); RETURN i; END $$; "+
+			"CREATE TABLE rewritten (i int); CREATE INDEX slowly ON rewritten (slow(i)); INSERT INTO rewritten VALUES (1)")
+	watch := p.a.session()
+	looks := func(n int) {
+		for range n {
+			require.NoError(t, p.capture.Unblock(t.Context(), watch))
+		}
+	}
+	known := 0
+	holds := func(then string) (*pgconn.PgConn, mtm.GID) {
+		holder := p.a.session()
+		gid := p.gid()
+		known++ // the walsender has met none of them
+		p.a.exec(fmt.Sprintf("CREATE TYPE known%[1]d AS (a int); CREATE TABLE knows%[1]d (k known%[1]d)", known))
+		p.a.exec("BEGIN")
+		p.a.exec("UPDATE uses SET id = id")
+		p.a.exec(fmt.Sprintf("INSERT INTO knows%d VALUES (ROW(1))", known))
+		require.NoError(t, run(t.Context(), holder, fmt.Sprintf("SET my.sleep = 600; BEGIN; ALTER TYPE known%d RENAME ATTRIBUTE a TO b", known)))
+		p.a.exec(gid.SQL("PREPARE TRANSACTION"))
+		p.capture.Expect(gid)
+		go func() { _ = run(context.WithoutCancel(t.Context()), holder, then) }()
+		until(t, "decoding waits for who is busy", func() bool {
+			return len(p.a.rows(fmt.Sprintf("SELECT FROM pg_stat_activity a, pg_stat_activity h WHERE a.application_name = 'mtm_capture' AND a.datname = current_database() "+
+				"AND h.pid = ANY (pg_blocking_pids(a.pid)) AND h.pid = %d AND h.state = 'active' AND h.query = %s", holder.PID(), quoteLiteral(then)))) > 0
+		})
+		return holder, gid
+	}
+	ended := func(gid mtm.GID) {
+		require.NotZero(t, wait(t, p.sink.conflicts, "Stalled"))
+		until(t, "the session has gone", func() bool {
+			return len(p.a.rows("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")) == 0
+		})
+		p.a.exec(gid.SQL("ROLLBACK PREPARED"))
+		looks(1)
+		require.Empty(t, p.capture.blockers)
+	}
+	_, gid := holds("SELECT pg_sleep(600)")
+	looks(workingLooks - 1)
+	require.Empty(t, p.sink.conflicts)
+	looks(1)
+	ended(gid)
+
+	holder, gid := holds("CLUSTER rewritten USING slowly")
+	looks(2 * workingLooks)
+	require.Empty(t, p.sink.conflicts)
+	p.a.exec(fmt.Sprintf("SELECT pg_terminate_backend(%d, 5000)", holder.PID()))
+	p.a.exec(gid.SQL("ROLLBACK PREPARED"))
+
+	_, gid = holds("UPDATE uses SET id = 3") // waits for the prepared one, whose decoding waits for it
+	looks(stalledLooks)
+	ended(gid)
 }

@@ -41,6 +41,40 @@ func unaltered(f, role string) string {
 		")) THEN RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'a function of mtm was altered'; END IF; END")
 }
 
+// through is rel, or, if a change of it is not to be trusted, a view of it that the table's owner may write: he may lack the right to write his own
+// table, or row security may bind him too, and still he changes what somebody changed elsewhere. What is allowed through a view is what its
+// own owner may, a superuser; but the functions that a change calls run as who makes it.
+func (t *applyTxn) through(rel *applyRel) *applyRel {
+	if !t.guarded(rel) {
+		return rel
+	}
+	if v := t.views[rel]; v != nil {
+		return v
+	}
+	v := newApplyRel(rel.Relation, rel.quirk)
+	v.name = quoteIdent("mtm", fmt.Sprintf("rows %s %d", t.job.gid, t.nview))
+	t.nview++
+	if t.views == nil {
+		t.views = map[*applyRel]*applyRel{}
+	}
+	t.views[rel] = v
+	cols := make([]string, 0, len(rel.Columns)+1)
+	for _, c := range rel.Columns {
+		cols = append(cols, quoteIdent(c.Name))
+	}
+	t.sendOnce("CREATE VIEW "+v.name+" AS SELECT "+strings.Join(append(cols, "ctid"), ", ")+" FROM ONLY "+rel.name, sentStmt{rel: rel})
+	t.sendOnce("GRANT SELECT, INSERT, UPDATE, DELETE ON "+v.name+" TO "+quoteIdent(rel.facts.Owner), sentStmt{})
+	return v
+}
+
+// dropViews takes back what through has made: DDL is not to meet it.
+func (t *applyTxn) dropViews() {
+	for _, v := range t.views {
+		t.sendOnce("DROP VIEW "+v.name, sentStmt{})
+	}
+	t.views = nil
+}
+
 // dropRunners takes back what runner has made.
 func (t *applyTxn) dropRunners() {
 	for _, f := range t.runners {
@@ -54,7 +88,7 @@ func (t *applyTxn) guarded(rel *applyRel) bool {
 	return rel != nil && rel.facts != nil && rel.facts.Owner != "" && (rel.facts.Code || t.path)
 }
 
-// sendRow sends a change of note.rel, as the table's owner if that must be.
+// sendRow sends a change of note.rel, as the table's owner if that must be; st names the table as through does.
 func (t *applyTxn) sendRow(st *applyStmt, params [][]byte, note sentStmt) error {
 	if !t.guarded(note.rel) {
 		return t.send(st, params, note)

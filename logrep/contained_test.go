@@ -50,7 +50,7 @@ func TestDDLHasTheRightsOfItsRole(t *testing.T) {
 
 // What the indexes, checks, generated columns, domains and partition keys of a table call has the rights of the table's owner.
 func TestRowsHaveTheRightsOfTheirOwner(t *testing.T) {
-	setup := "DO $$ BEGIN CREATE ROLE weak; EXCEPTION WHEN duplicate_object THEN NULL; END $$; CREATE SCHEMA own AUTHORIZATION weak; " +
+	setup := "DO $$ BEGIN CREATE ROLE weak; EXCEPTION WHEN duplicate_object THEN NULL; END $$; CREATE SCHEMA own AUTHORIZATION weak; GRANT USAGE ON SCHEMA mtm TO PUBLIC; " +
 		"CREATE TABLE own.did (what text); ALTER TABLE own.did OWNER TO weak; " +
 		`CREATE FUNCTION own.work(v text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
 			BEGIN EXECUTE v; EXCEPTION WHEN OTHERS THEN NULL; END; INSERT INTO own.did VALUES (current_user || ' ' || v); END $$; ` +
@@ -91,4 +91,36 @@ func TestRowsHaveTheRightsOfTheirOwner(t *testing.T) {
 	}
 	require.Len(t, p.b.rows("SELECT DISTINCT what FROM own.did"), 6)
 	require.Empty(t, p.b.rows("SELECT 1 FROM pg_proc WHERE proname LIKE 'run mtm%'"))
+}
+
+// An owner who may not write his table, or whom row security binds, may all the same where rows of other nodes are applied, but what the
+// table calls may no more than he.
+func TestRowsOfOwnersWithoutRights(t *testing.T) {
+	setup := "DO $$ BEGIN CREATE ROLE weak; EXCEPTION WHEN duplicate_object THEN NULL; END $$; CREATE SCHEMA own AUTHORIZATION weak; GRANT USAGE ON SCHEMA mtm TO PUBLIC; " +
+		"CREATE TABLE own.did (what text); ALTER TABLE own.did OWNER TO weak; CREATE SCHEMA other; CREATE TABLE other.secret (v int); " +
+		`CREATE FUNCTION own.work(v text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+			PERFORM FROM other.secret; INSERT INTO own.did VALUES ('all is lost'); EXCEPTION WHEN insufficient_privilege THEN INSERT INTO own.did VALUES (current_user); END $$; ` +
+		"CREATE FUNCTION own.evil(v text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM own.work(v); RETURN 1; END $$; "
+	tables := []string{"revoked", "bound", "keyless", "shut.away"}
+	p := newPair(t, setup,
+		"CREATE TABLE own.revoked (id int PRIMARY KEY, v text, n int GENERATED ALWAYS AS IDENTITY, g text GENERATED ALWAYS AS (v || v) STORED); CREATE INDEX ON own.revoked (own.evil(v)); ALTER TABLE own.revoked OWNER TO weak; REVOKE ALL ON own.revoked FROM weak",
+		"CREATE TABLE own.bound (id int PRIMARY KEY, v text CHECK (own.evil(v) = 1)); ALTER TABLE own.bound ENABLE ROW LEVEL SECURITY; ALTER TABLE own.bound FORCE ROW LEVEL SECURITY; CREATE POLICY p ON own.bound USING (false); ALTER TABLE own.bound OWNER TO weak",
+		"CREATE TABLE own.keyless (id int, v text CHECK (own.evil(v) = 1)); ALTER TABLE own.keyless OWNER TO weak; ALTER TABLE own.keyless REPLICA IDENTITY FULL; REVOKE ALL ON own.keyless FROM weak",
+		"CREATE SCHEMA shut; CREATE TABLE shut.away (id int PRIMARY KEY, v text CHECK (own.evil(v) = 1)); GRANT CREATE ON SCHEMA shut TO weak; ALTER TABLE shut.away OWNER TO weak; REVOKE ALL ON SCHEMA shut FROM weak")
+	p.a.exec("CREATE OR REPLACE FUNCTION own.evil(v text) RETURNS int IMMUTABLE LANGUAGE sql RETURN 1") // where the transaction runs it would be in its own right
+	for i, table := range tables {
+		if i < 3 {
+			table = "own." + table
+			tables[i] = table
+		}
+		p.commit(fmt.Sprintf("INSERT INTO %s (id, v) SELECT g, 'a' FROM generate_series(1, 60) g", table), fmt.Sprintf("UPDATE %s SET id = 100 + id, v = 'b' WHERE id < 4", table),
+			fmt.Sprintf("UPDATE %s SET v = 'c' WHERE id = 5", table), fmt.Sprintf("DELETE FROM %s WHERE id = 101 OR id > 10 AND id < 50", table))
+		d := ddlMessage{SessionUser: "postgres", Role: "postgres", Text: "ALTER TABLE " + table + " ALTER id TYPE bigint, ADD w int"}
+		steps := ddl(d)
+		steps[1] = d.Text
+		p.commit(append(append([]string{fmt.Sprintf("UPDATE %s SET v = 'd' WHERE id = 6", table)}, steps...), fmt.Sprintf("UPDATE %s SET v = 'e', w = 1 WHERE id = 6", table))...)
+	}
+	require.Equal(t, 80, p.same(tables...))
+	require.Equal(t, []string{"|weak"}, p.b.rows("SELECT DISTINCT what FROM own.did"))
+	require.Empty(t, p.b.rows("SELECT 1 FROM pg_class WHERE relname LIKE 'rows mtm%'"))
 }

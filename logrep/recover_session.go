@@ -147,6 +147,7 @@ func (s *recoverSession) apply(job recoverJob, together *gather) error {
 		if err == io.EOF {
 			err = t.endHeld()
 			if err == nil {
+				t.dropViews()
 				t.dropRunners()
 				return nil
 			}

@@ -234,6 +234,7 @@ func (t *applyTxn) announce(content []byte) error {
 		}
 		t.fk = &fkChecks{seen: map[string]bool{}}
 	}
+	t.dropViews()
 	t.dropRunners()
 	if err := t.drain(); err != nil {
 		return err
