@@ -444,6 +444,17 @@ func fromFunction(msg []byte) []byte {
 	return fixed
 }
 
+// fromProcedure explains an error of a COMMIT or ROLLBACK in CALL or DO, which runs in a block of ours, to a client who knows of no block.
+func fromProcedure(msg []byte) []byte {
+	if field(msg[5:], 'D') != "" || field(msg[5:], 'H') != "" {
+		return msg
+	}
+	b := bytes.Clone(msg[:len(msg)-1])
+	b = cstring(append(b, 'D'), "COMMIT and ROLLBACK inside of CALL or DO are PostgreSQL's own, where no other node could be asked.")
+	b = cstring(append(b, 'H'), "Have the client call it once per transaction, without COMMIT inside; or let it run each part over dblink, through the gateway.")
+	return end(append(b, 0), 1)
+}
+
 // maxNotice, in bytes, is the longest notice that is looked at whole. No longer one is passed on.
 const maxNotice = 16 << 20
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
@@ -162,6 +163,13 @@ func TestRefusals(t *testing.T) {
 				require.Equal(t, want, code(err), text)
 				require.Equal(t, byte('I'), conn.PgConn().TxStatus())
 			}
+			_, err := conn.Exec(bg, "do 'begin insert into t values (9, $$x$$); commit; end'")
+			var told *pgconn.PgError
+			require.ErrorAs(t, err, &told)
+			require.Equal(t, []string{"2D000", "invalid transaction termination"}, []string{told.Code, told.Message})
+			require.Contains(t, told.Detail, "inside of CALL or DO")
+			require.Contains(t, told.Hint, "once per transaction")
+			require.Equal(t, "PL/pgSQL function inline_code_block line 1 at COMMIT", told.Where)
 			tx, err := conn.Begin(bg)
 			require.NoError(t, err)
 			_, err = tx.Exec(bg, "lock pg_class in access exclusive mode")

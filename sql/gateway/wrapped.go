@@ -118,6 +118,8 @@ func (s *session) conclude(ctx context.Context, u *unit, st step, fast bool, age
 			msg = nil
 		} else if st.err.Code == "25001" && len(u.stmts) == 1 {
 			msg = fromFunction(msg)
+		} else if st.err.Code == "2D000" {
+			msg = fromProcedure(msg)
 		}
 		s.release(appendReady(msg, 'I'))
 		return false, nil
