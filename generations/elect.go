@@ -17,6 +17,11 @@ func (m *Machine) Tick(now uint64) {
 		m.failed(60) // too late, or the peer is back before the referee has answered
 	}
 	m.tellReferee()
+	m.tryCampaign()
+}
+
+// tryCampaign stands for a generation if one is needed, and this node may now.
+func (m *Machine) tryCampaign() {
 	if m.campaign == nil && m.now >= m.retryAt && !m.held && (m.leave == mtm.Staying || m.leave == mtm.Drained) {
 		m.maybeCampaign()
 	}
@@ -70,6 +75,9 @@ func (m *Machine) onHeartbeat(from mtm.NodeID, p *peer, b mtm.Heartbeat) {
 	m.heardLeave(p, b, before)
 	m.highest = max(m.highest, b.Gen.Num)
 	m.learn(b.Gen, b.Donors)
+	if b.Leave == mtm.Left {
+		m.tryCampaign() // who is first in the row need not wait for a tick
+	}
 	if b.Gen.Num != m.st.Gen.Num || !m.st.Gen.Members.Has(from) || m.excluding(from) || b.Leave == mtm.Left {
 		return // V3: no lease for whom a newer generation excludes, or one that is voted or asked for
 	}

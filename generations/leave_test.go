@@ -111,3 +111,17 @@ func TestWhoLeavesStandsForNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestTheFirstInTheRowStandsAtOnce(t *testing.T) {
+	ms := three(t)
+	ms[3].Leave()
+	carry(ms)
+	ms[1].SetDrained(true)
+	ms[2].SetDrained(true)
+	carry(ms)
+	ms[3].GiveBack()
+	carry(ms) // no tick
+	require.Equal(t, mtm.Nodes(1, 2), ms[1].State().Gen.Members)
+	require.True(t, ms[1].Online() && ms[2].Online())
+	require.Equal(t, uint64(2), ms[2].State().Gen.Num, "nobody else stood")
+}

@@ -116,7 +116,10 @@ func sqlState(err error) string {
 	return ""
 }
 
-func (s *applySession) close() { closeConn(s.conn) }
+func (s *applySession) close() {
+	s.cfg.Ending()
+	closeConn(s.conn)
+}
 
 // relation finds or makes what the session knows of the table that an 'R' message describes.
 func (s *applySession) relation(body []byte) (*applyRel, uint32, error) {

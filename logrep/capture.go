@@ -99,7 +99,10 @@ func (c *Capture) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer closeConn(conn)
+	defer func() {
+		c.cfg.Ending()
+		closeConn(conn)
+	}()
 	slot, err := c.choose(ctx, conn)
 	if err != nil {
 		return err

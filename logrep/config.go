@@ -35,6 +35,9 @@ type Config struct {
 	// Genuine tells whether this node's gateway has given out a token, for a message to the other nodes; nil: none is.
 	Genuine func(token string) bool
 
+	// Ending is called before a connection is closed, and may wait a little, so that not all end at once; nil: nothing is.
+	Ending func()
+
 	onWait func() // PostgreSQL says that the session waits for a lock
 }
 
@@ -109,6 +112,9 @@ func (c Config) withDefaults() Config {
 		c.Catalog = NewCatalog()
 	}
 	setDefault(&c.RecoverOrigin, "mtm_recovered")
+	if c.Ending == nil {
+		c.Ending = func() {}
+	}
 	return c
 }
 

@@ -41,6 +41,7 @@ type daemon struct {
 	clientCert *certFile     // nil: no TLS to clients
 	current    atomic.Pointer[life]
 	stopping   atomic.Bool
+	ending     pace                                  // of connections to PostgreSQL
 	adding     sync.Mutex                            // while this node is being added
 	copies     sync.Map                              // of this node that are under way: *heldCopy by name
 	keeping    chan *heldCopy                        // on their way to keepCopies
@@ -297,7 +298,7 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 func (d *daemon) logrepConfig() logrep.Config {
 	return logrep.Config{
 		DSN: d.cfg.Postgres, Node: d.cfg.NodeID, Spills: logrepSpills{d.journal.Spills()}, Log: d.log,
-		MaxWorkers: d.cfg.MaxWorkers, Catalog: logrep.NewCatalog(), Genuine: d.tokens.genuine,
+		MaxWorkers: d.cfg.MaxWorkers, Catalog: logrep.NewCatalog(), Genuine: d.tokens.genuine, Ending: d.ending.wait,
 	}
 }
 

@@ -31,6 +31,9 @@ type Config struct {
 	Asked func()
 	// Everywhere has the other nodes run what this one has run, and waits for them; it says what failed. nil: nobody does.
 	Everywhere func(ctx context.Context, o Reindex) []*mtm.Error
+	// Ending is called before a session is ended because the server stops, and may wait a little, so that not all end at once; nil:
+	// nothing is.
+	Ending func()
 	// Token gives a token (mtm.TokenPrefix) by which capture knows one message as the gateway's; nil: none is believed.
 	Token func() string
 	// Channels learns what clients LISTEN to; nil: nobody does.

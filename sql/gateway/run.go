@@ -39,16 +39,20 @@ func (s *session) run(ctx context.Context) error {
 // shutDown ends a session because the server stops: what runs is cut off, as by PostgreSQL's fast shutdown; a commit
 // that waits learns of it by its context.
 func (s *session) shutDown() {
+	s.srv.conf.Ending()
 	s.mu.Lock()
 	cut := s.waiting.IsZero() && !s.preparing
+	runs := cut && (s.owed() > 0 || s.syncs > 0)
 	if cut {
 		s.back.Close()
+	}
+	if runs {
 		s.cancels++
 	}
 	s.closing = true
 	s.wake()
 	s.mu.Unlock()
-	if cut {
+	if runs {
 		s.cancelBackend() // PostgreSQL would go on with the statement, though nobody listens
 	}
 }

@@ -39,6 +39,9 @@ func New(conf Config) (*Server, error) {
 	if len(conf.Listen) == 0 || conf.Backend == "" || conf.Commits == nil {
 		return nil, errors.New("gateway: Listen, Backend and Commits are required")
 	}
+	if conf.Ending == nil {
+		conf.Ending = func() {}
+	}
 	s := &Server{conf: conf, cache: statement.NewCache(conf.CacheBytes), sessions: make(map[int32]*session)}
 	if conf.TLS != nil {
 		s.tls = conf.TLS.Clone()
