@@ -31,6 +31,8 @@ type tableFacts struct {
 
 	Fires bool              `json:"fires"` // it has triggers that fire in a session that replicates
 	Types map[string]string `json:"types"` // of its columns, quoted, without modifiers
+
+	Generated []string `json:"generated"` // columns
 }
 
 // foreignKey is one that a table's rows must fulfil.
@@ -74,7 +76,8 @@ const factsSQL = `SELECT pg_catalog.json_build_object(
       AND t.tgfoid <> 'pg_catalog.unique_key_recheck'::pg_catalog.regproc),
   'types', (SELECT pg_catalog.json_object_agg(a.attname, pg_catalog.format('%I.%I', n.nspname, y.typname)) FROM pg_catalog.pg_attribute a
       JOIN pg_catalog.pg_type y ON y.oid = a.atttypid JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
-      WHERE a.attrelid = r.oid AND a.attnum > 0))
+      WHERE a.attrelid = r.oid AND a.attnum > 0),
+  'generated', (SELECT pg_catalog.json_agg(a.attname) FROM pg_catalog.pg_attribute a WHERE a.attrelid = r.oid AND a.attgenerated <> ''))
 FROM (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS oid) r`
 
 // codeSQL reports whether a change of a row of r can run more than PostgreSQL's own immutable functions: in an index, a check, a generated
@@ -166,6 +169,7 @@ func (t *applyTxn) learnFacts(rel *applyRel) error {
 			return err
 		}
 		rel.facts, rel.state = facts, t.state
+		rel.leaveOut(facts.Generated)
 		rel.fks = rel.fks[:0]
 		for _, fk := range facts.ForeignKeys {
 			if index := rel.columnsOf(fk); index != nil {
@@ -178,6 +182,36 @@ func (t *applyTxn) learnFacts(rel *applyRel) error {
 		t.sendOnce("SET CONSTRAINTS ALL DEFERRED", sentStmt{})
 	}
 	return nil
+}
+
+// leaveOut takes columns, which are generated here, out of rel and of each row of it: PostgreSQL 18 sends them.
+func (rel *applyRel) leaveOut(columns []string) {
+	if rel.sent == nil && len(columns) == 0 {
+		return
+	}
+	if rel.sent == nil {
+		rel.sent = rel.Columns
+	}
+	rel.Columns, rel.stmts = nil, map[string]*applyStmt{}
+	for _, c := range rel.sent {
+		if !slices.Contains(columns, c.Name) {
+			rel.Columns = append(rel.Columns, c)
+		}
+	}
+}
+
+// strip leaves of a row what leaveOut has left of rel. What has another length than the columns that were sent stays as it is.
+func (rel *applyRel) strip(row pgoutput.Tuple) pgoutput.Tuple {
+	if len(rel.sent) == len(rel.Columns) || len(row) != len(rel.sent) {
+		return row
+	}
+	kept := make(pgoutput.Tuple, 0, len(rel.Columns))
+	for i, v := range row {
+		if n := len(kept); n < len(rel.Columns) && rel.Columns[n].Name == rel.sent[i].Name {
+			kept = append(kept, v)
+		}
+	}
+	return kept
 }
 
 func (t *applyTxn) loadFacts(name string) (*tableFacts, error) {

@@ -16,10 +16,11 @@ import (
 // applyRel is a table as a payload describes it, with the statements that one connection has for it. Tables and columns
 // are found by name. Parameters are text, their types inferred by PostgreSQL from the local columns.
 type applyRel struct {
-	pgoutput.Relation
-	name  string // quoted
-	stmts map[string]*applyStmt
-	quirk quirk
+	pgoutput.Relation                   // but for generated columns
+	sent              []pgoutput.Column // with them; nil: there are none
+	name              string            // quoted
+	stmts             map[string]*applyStmt
+	quirk             quirk
 
 	state *catalogState // that facts are of
 	facts *tableFacts

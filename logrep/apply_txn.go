@@ -199,6 +199,7 @@ func (t *applyTxn) update(m *pgoutput.Update) error {
 	if err := t.learnFacts(rel); err != nil {
 		return err
 	}
+	m.Old, m.New = rel.strip(m.Old), rel.strip(m.New)
 	c := &rowChange{rel: rel}
 	if err := c.update(m); err != nil {
 		return err
@@ -221,6 +222,7 @@ func (t *applyTxn) delete(m *pgoutput.Delete) error {
 	if err := t.learnFacts(rel); err != nil {
 		return err
 	}
+	m.Old = rel.strip(m.Old)
 	c := &rowChange{rel: rel}
 	if err := c.identify(m.OldKind, m.Old); err != nil {
 		return err
@@ -342,6 +344,7 @@ func (t *applyTxn) parseInsert(body []byte) (*applyRel, pgoutput.Tuple, error) {
 
 // check makes sure that row can be inserted into rel.
 func (rel *applyRel) check(row pgoutput.Tuple) (pgoutput.Tuple, error) {
+	row = rel.strip(row)
 	if len(row) != len(rel.Columns) {
 		return nil, fmt.Errorf("insert into %s: %w", rel.name, pgoutput.ErrMalformed)
 	}

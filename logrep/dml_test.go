@@ -233,3 +233,20 @@ func TestRealErrorsKeepTheirCode(t *testing.T) {
 	}
 	p.commit("INSERT INTO t VALUES (1, 1)") // the worker goes on
 }
+
+// TestGeneratedColumnsAreComputedHere: PostgreSQL 18 sends generated columns.
+func TestGeneratedColumnsAreComputedHere(t *testing.T) {
+	p := newPair(t, "CREATE TABLE kept (id int PRIMARY KEY, g int, v text); CREATE TABLE loose (g int, v text, h text); ALTER TABLE loose REPLICA IDENTITY FULL")
+	p.b.exec("ALTER TABLE kept DROP g, ADD g int GENERATED ALWAYS AS (2 * id) STORED; ALTER TABLE loose DROP g, DROP h, " +
+		"ADD g int GENERATED ALWAYS AS (length(v)) STORED, ADD h text GENERATED ALWAYS AS (upper(v)) STORED")
+	p.commit("INSERT INTO kept VALUES (1, 2, 'a'), (2, 4, 'b'), (3, 6, 'c')", "UPDATE kept SET v = 'd' WHERE id = 1", "UPDATE kept SET id = 4, g = 8 WHERE id = 2", "DELETE FROM kept WHERE id = 3",
+		"INSERT INTO loose VALUES (1, 'a', 'A'), (1, 'a', 'A'), (2, 'bb', 'BB')", "UPDATE loose SET (g, v, h) = (3, 'ccc', 'CCC') WHERE v = 'bb'", "DELETE FROM loose WHERE ctid = '(0,1)'")
+	p.commit("INSERT INTO kept SELECT g, 2 * g, 'many' FROM generate_series(10, 90) g", "INSERT INTO loose SELECT 3, 'v' || g, 'V' || g FROM generate_series(10, 90) g", "DELETE FROM loose WHERE v > 'v20'")
+	for _, q := range []string{"SELECT id, g, v FROM kept ORDER BY 1", "SELECT g, v, h FROM loose ORDER BY 2"} {
+		require.Equal(t, p.a.rows(q), p.b.rows(q))
+	}
+	p.b.exec("ALTER TABLE kept ALTER g DROP EXPRESSION") // and then it is not left out any more
+	p.b.cfg.Catalog.changed()
+	p.commit("INSERT INTO kept VALUES (200, 7, 'own')")
+	require.Equal(t, []string{"|7"}, p.b.rows("SELECT g FROM kept WHERE id = 200"))
+}

@@ -1,6 +1,12 @@
 -- What completes an installation, once the functions are there. Run once, by Install.
 
 CREATE PUBLICATION mtm FOR ALL TABLES WITH (publish = 'insert, update, delete, truncate');
+DO $$
+BEGIN -- or PostgreSQL refuses UPDATE and DELETE where the whole row is the replica identity, and has generated columns
+    IF current_setting('server_version_num')::int >= 180000 THEN
+        ALTER PUBLICATION mtm SET (publish_generated_columns = stored);
+    END IF;
+END $$;
 
 -- ALWAYS: the applying side runs with session_replication_role = replica.
 CREATE EVENT TRIGGER "!mtm_ddl" ON ddl_command_end EXECUTE FUNCTION mtm.on_ddl();

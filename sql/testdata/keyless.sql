@@ -30,3 +30,13 @@ CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, b int);
 INSERT INTO deferred VALUES (1, 1), (2, 2), (3, 3);
 UPDATE deferred SET a = a + 1;
 SELECT * FROM deferred ORDER BY a;
+-- Generated columns.
+CREATE TABLE made (a int, twice int GENERATED ALWAYS AS (a * 2) STORED, v text);
+INSERT INTO made (a) VALUES (1), (1), (2), (NULL);
+UPDATE made SET v = 'x' WHERE a = 1;
+UPDATE made SET a = 3 WHERE twice = 4;
+DELETE FROM made WHERE a IS NULL;
+DELETE FROM made WHERE ctid = (SELECT min(ctid) FROM made WHERE a = 1);
+ALTER TABLE made ALTER twice DROP EXPRESSION;
+UPDATE made SET twice = 7 WHERE a = 3;
+SELECT * FROM made ORDER BY a;
