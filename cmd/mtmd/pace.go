@@ -13,8 +13,8 @@ type pace struct {
 }
 
 const (
-	paceStep = 3 * time.Millisecond
-	paceMax  = 75 * time.Millisecond // nobody waits longer
+	paceStep = 8 * time.Millisecond   // about twice what one takes of a processor
+	paceMax  = 250 * time.Millisecond // nobody waits longer
 )
 
 // wait returns when the caller's turn has come.
