@@ -56,6 +56,8 @@ func (t *applyTxn) logical(m *pgoutput.Logical) error {
 		return t.fillMissing(m.Content)
 	case m.Prefix == prefixSetval:
 		return t.followSetval(m.Content)
+	case m.Prefix == prefixBlock:
+		return t.followBlock(m.Content)
 	}
 	return nil
 }

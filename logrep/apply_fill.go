@@ -3,6 +3,7 @@ package logrep
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 
 	"mtm/logrep/pgoutput"
 )
@@ -130,5 +131,34 @@ func (t *applyTxn) followSetval(content []byte) error {
 		return fmt.Errorf("%w: %s: %v", ErrPayload, prefixSetval, err)
 	}
 	t.sendOnce(fmt.Sprintf("SELECT mtm.follow_setval(%s, %s, %d, %t)", quoteLiteral(m.Schema), quoteLiteral(m.Name), m.Value, m.Called), sentStmt{})
+	return t.drain()
+}
+
+// blockMessage is the content of a logical message "mtm.block", of a sequence of mode block.
+type blockMessage struct {
+	V      int     `json:"v"` // 1
+	Schema string  `json:"schema"`
+	Name   string  `json:"name"`
+	Start  *string `json:"start"` // the first value drawn, a whole number; nil: the sequence begins anew
+	Next   string  `json:"next"`  // the first that is not, perhaps past the end of bigint
+}
+
+// wholeNumber is as blockMessage has them.
+var wholeNumber = regexp.MustCompile(`^-?[0-9]{1,30}$`)
+
+// followBlock notes what was drawn, so that this node does not draw it.
+func (t *applyTxn) followBlock(content []byte) error {
+	var m blockMessage
+	if err := json.Unmarshal(content, &m); err != nil {
+		return fmt.Errorf("%w: %s: %v", ErrPayload, prefixBlock, err)
+	}
+	start := "NULL"
+	if m.Start != nil {
+		start = *m.Start
+	}
+	if m.V != 1 || !wholeNumber.MatchString(m.Next) || m.Start != nil && !wholeNumber.MatchString(start) {
+		return fmt.Errorf("%w: %s", ErrPayload, prefixBlock)
+	}
+	t.sendOnce(fmt.Sprintf("SELECT mtm.follow_block(%s, %s, %s, %s)", quoteLiteral(m.Schema), quoteLiteral(m.Name), start, m.Next), sentStmt{})
 	return t.drain()
 }

@@ -107,7 +107,7 @@ func (t *capturedTxn) said(subxid uint32, m *pgoutput.Logical) error {
 		if err := t.sendDDL(); err != nil {
 			return err
 		}
-	case prefixSetval:
+	case prefixSetval, prefixBlock:
 		if err := t.sendDDL(); err != nil {
 			return err
 		}
@@ -175,6 +175,9 @@ const (
 
 	// A client called setval(): see setvalMessage.
 	prefixSetval = "mtm.setval"
+
+	// Numbers of a sequence were drawn, or it began anew: see blockMessage.
+	prefixBlock = "mtm.block"
 
 	// Nothing of it concerns other nodes.
 	scopeTemporary, scopeNothing = "temporary", "nothing"

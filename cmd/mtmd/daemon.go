@@ -35,6 +35,7 @@ type daemon struct {
 	gateway    *gateway.Server
 	relay      relay
 	jobs       *jobs
+	blocks     *blocks
 	checks     *checks
 	asked      chan struct{} // a session asks something
 	joined     chan struct{} // a cluster was made: leave the first phase
@@ -69,7 +70,7 @@ func newDaemon(cfg config, log *slog.Logger) (*daemon, error) {
 	}
 	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(), tokens: newTokens(), journal: j, mail: newMailbox(), joined: make(chan struct{}, 1), asked: make(chan struct{}, 1), keeping: make(chan *heldCopy)}
 	d.peers.Store(&cfg.Peers)
-	d.relay, d.jobs, d.checks = d.newRelay(), newJobs(d), &checks{open: map[string]*check{}}
+	d.relay, d.jobs, d.checks, d.blocks = d.newRelay(), newJobs(d), &checks{open: map[string]*check{}}, newBlocks(d)
 	d.gate = newGate(cfg.NodeID, d.mail.post, d.metrics, newLease(newClock(), cfg.PermitTimeout), cfg.PermitTimeout, cfg.ResolveTimeout)
 	return d, nil
 }
@@ -357,7 +358,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	d.current.Store(l)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, renew.run, d.jobs.Run, d.keepCopies,
+		l.loop.Run, queue.Run, capture.Run, applier.Run, finisher.Run, recoverer.Run, status.Run, watch.Run, l.roster.Run, sink.streams.Run, judge.run, fates.run, d.relay.Run, d.blocks.Run, renew.run, d.jobs.Run, d.keepCopies,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

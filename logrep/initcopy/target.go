@@ -312,14 +312,16 @@ func (t *Target) SetSequences(ctx context.Context, d Description, names []string
 
 func sequencesSQL(d Description, past bool) (sql []string) {
 	for _, s := range d.Sequences {
-		sql = append(sql, fmt.Sprintf("SELECT setval(%s, %d, %t)", literal(s.Name), s.Last, s.Called))
+		// Not if it is past the end: a sequence of mode block, which has an end of its own on each node, may have gone on meanwhile.
+		within := fmt.Sprintf("BETWEEN seqmin AND seqmax FROM pg_sequence WHERE seqrelid = %s::regclass", literal(s.Name))
+		sql = append(sql, fmt.Sprintf("SELECT setval(%s, %d, %t) WHERE (SELECT %[2]d %[4]s)", literal(s.Name), s.Last, s.Called, within))
 		if past && s.Column != "" {
 			extreme, order := "max", ">"
 			if !s.Up {
 				extreme, order = "min", "<"
 			}
-			sql = append(sql, fmt.Sprintf("SELECT setval(%s, v, true) FROM (SELECT %s(%s)::bigint FROM %s) x (v) WHERE v %s %d",
-				literal(s.Name), extreme, s.Column, s.Table, order, s.Last))
+			sql = append(sql, fmt.Sprintf("SELECT setval(%s, v, true) FROM (SELECT %s(%s)::bigint FROM %s) x (v) WHERE v %s %d AND (SELECT v %s)",
+				literal(s.Name), extreme, s.Column, s.Table, order, s.Last, within))
 		}
 	}
 	return sql

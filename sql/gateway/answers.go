@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -285,6 +286,7 @@ func (s *session) forgetStatements() {
 // failed: an ErrorResponse. It is the client's, or replaced by what he is told instead, or kept.
 func (s *session) failed(e expect, msg []byte) {
 	code := field(msg[5:], 'C')
+	short := code == codeUsedUp && s.managed && s.srv.conf.Numbers != nil && s.srv.conf.Numbers.Short(context.Background(), field(msg[5:], 'M'))
 	if e.role != roleClient {
 		msg = withoutContext(msg)
 	}
@@ -307,6 +309,8 @@ func (s *session) failed(e expect, msg []byte) {
 	case code == mtm.CodeQueryCanceled && s.cause != nil && !s.canceled:
 		cause, s.cause = s.cause, nil
 		s.noteLoss(cause, now())
+	case short && cause == nil:
+		cause = errShort
 	case s.told != nil && e.role == roleClient && (code == "25P02" || s.tx == 'T' && e.err == nil):
 		cause, s.told = s.told, nil // what the client knows is gone with his block: a table, a portal
 	}
@@ -337,6 +341,15 @@ func (s *session) failed(e expect, msg []byte) {
 		s.mu.Unlock()
 		s.emit(msg)
 	}
+}
+
+// codeUsedUp is the SQLSTATE of nextval() past the last value: sequence_generator_limit_exceeded.
+const codeUsedUp = "2200H"
+
+// errShort is what a client is told when numbers are used up sooner than others could be drawn.
+var errShort = &mtm.Error{
+	Code: mtm.CodeSerialization, Msg: "the numbers of a sequence that this node had are used up",
+	Detail: "A larger block of numbers is being drawn.", Hint: "The transaction might succeed if retried.",
 }
 
 // ready: ReadyForQuery ends the answer to a Query or a Sync. What it gives the client is in his buffer before anybody

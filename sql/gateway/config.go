@@ -37,7 +37,9 @@ type Config struct {
 	// Token gives a token (mtm.TokenPrefix) by which capture knows one message as the gateway's; nil: none is believed.
 	Token func() string
 	// Channels learns what clients LISTEN to; nil: nobody does.
-	Channels   Channels
+	Channels Channels
+	// Numbers draws numbers for sequences of mode block; nil: there are none.
+	Numbers    Numbers
 	CacheBytes int // for what is known of statement texts. 0: 8 MiB
 	Log        *slog.Logger
 }
@@ -51,6 +53,14 @@ type Channels interface {
 	// an error refuses the LISTEN. nil is undone by one Unlisten.
 	Listen(ctx context.Context, channel string) *mtm.Error
 	Unlisten(channel string)
+}
+
+// Numbers is who draws numbers for the sequences of mode block, which nextval() has used up here.
+type Numbers interface {
+	// Short reports whether message, of an error 2200H of PostgreSQL's, is about such a sequence; numbers are then being drawn.
+	Short(ctx context.Context, message string) bool
+	// Refill returns when numbers were drawn, or could not be for a while.
+	Refill(ctx context.Context)
 }
 
 // Commits is what the gateway needs of the rest of mtm.

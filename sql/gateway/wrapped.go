@@ -161,6 +161,10 @@ func (s *session) tryAgain(u *unit, e *mtm.Error, n int) bool {
 		return true
 	case lostOurs:
 		return n == 0
+	case e == errShort && n < s.srv.conf.RetryAutocommit:
+		s.srv.count.retried.Add(1)
+		s.srv.conf.Numbers.Refill(context.Background())
+		return true
 	case mtm.SafeToRetry(e) && n < s.srv.conf.RetryAutocommit:
 		s.srv.count.retried.Add(1)
 		time.Sleep(time.Duration(n*n) * time.Millisecond)

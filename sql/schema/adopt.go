@@ -25,6 +25,7 @@ type AdaptedSequence struct {
 	Name    string // quoted, with its schema
 	Stepped bool
 	Mode    string  // mtm.sequence_mode; empty: step
+	Next    string  // mode block: the first value that nobody has drawn
 	Values  []int64 // anchor, grain, user_*, set_*, in the order of the table
 }
 
@@ -41,15 +42,16 @@ func ReadAdaptations(ctx context.Context, conn *pgx.Conn) (a Adaptations, err er
 	if err != nil {
 		return a, fmt.Errorf("read the local tables: %w", err)
 	}
-	rows, err := conn.Query(ctx, `SELECT seqid::regclass::text, stepped, ARRAY[anchor, grain, user_increment, user_start, user_min, user_max,
-		set_increment, set_start, set_min, set_max], mode FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid ORDER BY 1`)
+	rows, err := conn.Query(ctx, `SELECT m.seqid::regclass::text, stepped, ARRAY[anchor, grain, user_increment, user_start, user_min, user_max,
+		set_increment, set_start, set_min, set_max], mode, coalesce(next::text, '')
+		FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid LEFT JOIN mtm.blocks b ON b.seqid = m.seqid ORDER BY 1`)
 	if err != nil {
 		return a, fmt.Errorf("read the sequences: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var s AdaptedSequence
-		if err := rows.Scan(&s.Name, &s.Stepped, &s.Values, &s.Mode); err != nil {
+		if err := rows.Scan(&s.Name, &s.Stepped, &s.Values, &s.Mode, &s.Next); err != nil {
 			return a, err
 		}
 		a.Sequences = append(a.Sequences, s)
@@ -93,6 +95,12 @@ func InstallCopy(ctx context.Context, conn *pgx.Conn, p Params, a Adaptations) (
 			if err != nil {
 				return fmt.Errorf("sequence %s: %w", s.Name, err)
 			}
+			if s.Mode != "block" {
+				continue
+			}
+			if _, err := tx.Exec(ctx, `INSERT INTO mtm.blocks VALUES ($1::text::regclass, $2::text::numeric, 0, NULL, NULL, NULL, false)`, s.Name, s.Next); err != nil {
+				return fmt.Errorf("sequence %s: %w", s.Name, err)
+			}
 		}
 		for _, t := range a.FullIdentity {
 			if _, err := tx.Exec(ctx, `INSERT INTO mtm.full_identity VALUES ($1::text::regclass)`, t); err != nil {
@@ -106,6 +114,9 @@ func InstallCopy(ctx context.Context, conn *pgx.Conn, p Params, a Adaptations) (
 		}
 		if err := finishInstall(ctx, tx, p); err != nil {
 			return err
+		}
+		if _, err := tx.Exec(ctx, `SELECT mtm.empty_block(seqid) FROM mtm.blocks UNION ALL SELECT mtm.set_truncates()`); err != nil {
+			return fmt.Errorf("take the other node's numbers away: %w", err)
 		}
 		return tx.QueryRow(ctx, `SELECT coalesce(array_agg(c.oid::regclass::text), '{}')
 			FROM (SELECT c.oid, mtm.set_sequence(c.oid, false, 'off') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

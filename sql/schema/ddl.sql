@@ -67,7 +67,7 @@ BEGIN
         WHERE tgfoid = 'unique_key_recheck'::regproc AND tgisinternal AND tgenabled = 'O') t (rel);
 END $$;
 
--- A cyclic sequence has bounds of its own on each node (sequences.sql), and PostgreSQL would refuse START or RESTART WITH a value
+-- A cyclic sequence has bounds of its own on each node (sequences.sql), and so has one of mode block (blocks.sql), and PostgreSQL would refuse START or RESTART WITH a value
 -- between the user's bound and that. So before an ALTER the user's bounds come back; on_ddl sets ours again. This writes
 -- the catalog: an ALTER here would fire on_ddl at once. Those concerned are found by name, in the statement that the client
 -- sent; if it calls a function which alters some sequence, it may be any of them. Nearly always there is none.
@@ -76,7 +76,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found boolean;
 BEGIN
-    found := EXISTS (SELECT FROM mtm.sequences WHERE set_min <> user_min OR set_max <> user_max);
+    found := EXISTS (SELECT FROM mtm.sequences WHERE set_min <> user_min OR set_max <> user_max OR mode = 'block');
     RAISE EXCEPTION USING ERRCODE = 'MTM00'; -- as in mtm.identity_work
 EXCEPTION WHEN SQLSTATE 'MTM00' THEN
     RETURN found;
@@ -87,21 +87,43 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     any_of_them boolean;
     sent text;
+    stack text;
+    restarts boolean;
+    seq record;
 BEGIN
     IF NOT mtm.has_cycles() THEN
         RETURN;
     END IF;
+    GET DIAGNOSTICS stack = PG_CONTEXT;
     sent := lower(current_query());
     any_of_them := tg_tag = 'ALTER SEQUENCE' AND sent !~ 'alter\s+sequence';
-    UPDATE pg_sequence p SET seqmin = m.user_min, seqmax = m.user_max
+    restarts := sent || lower(stack) ~ '\mrestart\M' AND current_setting('mtm.gateway', true) = 'on'
+        AND current_setting('session_replication_role') <> 'replica';
+    PERFORM set_config('mtm.restarts', CASE WHEN restarts THEN 'on' ELSE '' END, true);
+    FOR seq IN UPDATE pg_sequence p SET seqmin = m.user_min, seqmax = m.user_max, seqstart = CASE m.mode WHEN 'block' THEN m.user_start ELSE p.seqstart END
     FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid
         LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
             AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
         LEFT JOIN pg_class o ON o.oid = d.refobjid
-    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
-        AND (p.seqmin, p.seqmax) = (m.set_min, m.set_max)
-        AND (any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0);
+    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max OR m.mode = 'block')
+        AND (p.seqmin, p.seqmax) = (m.set_min, m.set_max) AND (m.mode <> 'block' OR p.seqstart = m.set_start)
+        AND (any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0)
+    RETURNING m.seqid, m.mode
+    LOOP
+        IF restarts AND seq.mode = 'block' THEN -- one value is lost, or else "uncalled" would not tell that it was restarted
+            PERFORM mtm.advance(seq.seqid, place.last) FROM mtm.block_place(seq.seqid) place WHERE NOT place.called;
+        END IF;
+    END LOOP;
 END $$;
+
+-- Sets again what before_ddl opened and nobody altered.
+CREATE OR REPLACE FUNCTION mtm.close_bounds() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pg_sequence p SET seqmin = m.set_min, seqmax = m.set_max, seqstart = CASE m.mode WHEN 'block' THEN m.set_start ELSE p.seqstart END
+    FROM mtm.sequences m
+    WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max OR m.mode = 'block')
+        AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max) AND (m.mode <> 'block' OR p.seqstart = m.user_start)
+$$;
 
 -- Remembers in mtm.ddl_scope, up to the end of the transaction or until the gateway asks, what a statement was about: 'permanent'
 -- objects; 'temporary' ones only, so that the other nodes must not run it, and the transaction need not be prepared, which PostgreSQL
@@ -327,6 +349,9 @@ DECLARE
     stack text;
     name text;
 BEGIN
+    IF mtm.has_cycles() THEN -- it may call nextval()
+        PERFORM mtm.close_bounds();
+    END IF;
     IF current_setting('mtm.ddl_open', true) = '' THEN
         RETURN;
     END IF;
@@ -370,6 +395,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, is_temporary)))
         FROM pg_event_trigger_dropped_objects() HAVING count(*) > 0;
+    IF mtm.has_blocks() THEN -- also, this waits for who is drawing
+        DELETE FROM mtm.blocks b USING pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_class'::regclass AND d.objid = b.seqid AND d.objsubid = 0;
+        DELETE FROM mtm.sequences m USING pg_event_trigger_dropped_objects() d WHERE m.mode = 'block' AND d.classid = 'pg_class'::regclass AND d.objid = m.seqid AND d.objsubid = 0;
+    END IF;
     IF mtm.has_local() THEN
         DELETE FROM mtm.local_tables l USING pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_class'::regclass AND d.objid = l.relid AND d.objsubid = 0;
     END IF;
@@ -384,6 +413,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r record;
     mode text;
+    has text;
     depth int := nullif(current_setting('mtm.ddl_depth', true), '')::int;
 BEGIN
     PERFORM mtm.note_ddl(bool_or(NOT mtm.is_temporary(classid, objid, object_identity, schema_name IS NOT DISTINCT FROM 'pg_temp')))
@@ -403,6 +433,10 @@ BEGIN
             PERFORM mtm.end_ddl();
         END IF;
     END IF;
+    IF tg_tag = 'ALTER SCHEMA' AND mtm.has_blocks() THEN -- perhaps renamed
+        UPDATE mtm.blocks b SET seqid = seqid FROM pg_class c, pg_event_trigger_ddl_commands() d
+        WHERE c.oid = b.seqid AND d.classid = 'pg_namespace'::regclass AND d.objid = c.relnamespace;
+    END IF;
     IF tg_tag NOT IN ('CREATE SEQUENCE', 'ALTER SEQUENCE', 'CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO',
         'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') THEN
         RETURN;
@@ -419,28 +453,32 @@ BEGIN
             CONTINUE;
         END IF;
         mode := coalesce(mode, mtm.sequence_mode());
+        has := CASE WHEN NOT r.fresh THEN (SELECT m.mode FROM mtm.sequences m WHERE m.seqid = r.objid) END;
         IF r.relpersistence = 't' THEN
             CONTINUE;
-        ELSIF mode <> 'off' THEN
-            PERFORM mtm.set_sequence(r.objid, r.fresh, CASE WHEN r.fresh THEN mode
-                ELSE coalesce((SELECT m.mode FROM mtm.sequences m WHERE m.seqid = r.objid), mode) END);
-        ELSIF r.fresh THEN
-            DELETE FROM mtm.sequences WHERE seqid = r.objid; -- of a dropped sequence with the same oid
+        ELSIF mode <> 'off' OR has = 'block' THEN
+            PERFORM mtm.set_sequence(r.objid, r.fresh, coalesce(has, mode));
+        ELSIF r.fresh THEN -- of a dropped sequence with the same oid
+            DELETE FROM mtm.sequences WHERE seqid = r.objid;
+            DELETE FROM mtm.blocks WHERE seqid = r.objid;
         END IF;
     END LOOP;
+    IF mtm.has_blocks() THEN -- sequences go to another schema with their tables
+        UPDATE mtm.blocks b SET seqid = seqid FROM mtm.block_owners() o, pg_event_trigger_ddl_commands() d
+        WHERE o.seq = b.seqid AND tg_tag = 'ALTER TABLE' AND d.classid = 'pg_class'::regclass AND d.objid = o.rel;
+        PERFORM mtm.set_truncates();
+    END IF;
     IF mtm.has_monotonic() THEN
         PERFORM mtm.set_watches();
     END IF;
     IF tg_tag <> 'CREATE SEQUENCE' AND mtm.has_local() THEN
         PERFORM mtm.check_local(relid) FROM mtm.local_tables;
     END IF;
-    IF mtm.has_cycles() THEN -- What before_ddl opened and nobody altered.
-        UPDATE pg_sequence p SET seqmin = m.set_min, seqmax = m.set_max FROM mtm.sequences m
-        WHERE p.seqrelid = m.seqid AND (m.set_min <> m.user_min OR m.set_max <> m.user_max)
-            AND (p.seqmin, p.seqmax) = (m.user_min, m.user_max);
+    IF mtm.has_cycles() THEN
+        PERFORM mtm.close_bounds();
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.who_ddl, mtm.nested_ddl, mtm.has_cycles, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.computes, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
+REVOKE ALL ON FUNCTION mtm.who_ddl, mtm.nested_ddl, mtm.has_cycles, mtm.close_bounds, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.computes, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
 -- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
 GRANT SELECT ON mtm.full_identity TO public;

@@ -38,6 +38,8 @@ var (
 	sequencesSQL string
 	//go:embed monotonic.sql
 	monotonicSQL string
+	//go:embed blocks.sql
+	blocksSQL string
 	//go:embed local.sql
 	localSQL string
 	//go:embed ddl.sql
@@ -51,7 +53,7 @@ var (
 )
 
 // functionsSQL is run by Install and by each Upgrade: everything in it is CREATE OR REPLACE, or IF NOT EXISTS.
-var functionsSQL = []string{statusSQL, askSQL, adminSQL, sequencesSQL, monotonicSQL, localSQL, ddlSQL, preparedSQL}
+var functionsSQL = []string{statusSQL, askSQL, adminSQL, sequencesSQL, monotonicSQL, blocksSQL, localSQL, ddlSQL, preparedSQL}
 
 // migrations[i] leads from version i+1 to i+2. It runs before functionsSQL, and may drop functions whose columns change.
 var migrations = []string{}

@@ -16,7 +16,7 @@
 -- INCREMENT. setval() of PostgreSQL may leave the class, and mtm.alter_sequences() mends that; but what clients write as setval() runs as
 -- mtm.setval() below, which does not leave it, and takes the other nodes along.
 --
--- A monotonic sequence does all that, and goes on past what other nodes have given: monotonic.sql.
+-- A monotonic sequence does all that, and goes on past what other nodes have given: monotonic.sql. A block sequence is another matter: blocks.sql.
 --
 -- mtm.sequences: user_* is what the user asked for, set_* what the catalog got for it. A catalog value that is no longer set_*
 -- is the user's new wish.
@@ -27,9 +27,9 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     mode text := coalesce(nullif(current_setting('mtm.sequence_mode', true), ''), 'step');
 BEGIN
-    IF mode NOT IN ('step', 'monotonic', 'off') THEN
+    IF mode NOT IN ('step', 'monotonic', 'block', 'off') THEN
         RAISE EXCEPTION 'invalid value for parameter "mtm.sequence_mode": "%"', mode
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Available values: step, monotonic, off.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Available values: step, monotonic, block, off.';
     END IF;
     RETURN mode;
 END $$;
@@ -49,6 +49,15 @@ BEGIN
     SELECT * INTO STRICT cat FROM pg_sequence WHERE seqrelid = seq;
     IF NOT fresh THEN
         SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
+    ELSE -- LIKE ... INCLUDING IDENTITY copies the range that this node has of a block sequence
+        SELECT * INTO s FROM mtm.sequences m WHERE m.mode = 'block' AND m.seqid <> seq
+            AND (m.set_min, m.set_max, m.set_start, m.set_increment) = (cat.seqmin, cat.seqmax, cat.seqstart, cat.seqincrement) LIMIT 1;
+        IF FOUND THEN
+            cat.seqstart := s.user_start;
+            cat.seqmin := s.user_min;
+            cat.seqmax := s.user_max;
+        END IF;
+        s.seqid := NULL;
     END IF;
     IF s.seqid IS NULL THEN
         RETURN ROW(seq, false, cat.seqstart, cat.seqincrement,
@@ -130,8 +139,23 @@ DECLARE
     target bigint;
     changed boolean;
 BEGIN
+    IF fresh THEN
+        DELETE FROM mtm.blocks WHERE seqid = seq; -- of a dropped sequence with the same oid
+    ELSIF mode = 'block' AND EXISTS (SELECT FROM mtm.blocks WHERE seqid = seq) THEN
+        PERFORM mtm.block_altered(seq);
+        RETURN;
+    END IF;
+    IF mode = 'block' AND fresh AND mtm.may_block(s) THEN
+        PERFORM mtm.make_block(s);
+        RETURN;
+    ELSIF mode = 'block' THEN
+        mode := 'step';
+    END IF;
     SELECT * INTO STRICT cat FROM pg_sequence WHERE seqrelid = seq;
     EXECUTE format('SELECT last_value, is_called FROM %s', seq::regclass) INTO last, called;
+    IF fresh AND NOT called AND last = cat.seqstart THEN
+        last := s.user_start;
+    END IF;
     IF mode <> 'off' THEN
         s := mtm.sequence_plan(s, k, cat.seqcycle);
         s.mode := mode;
@@ -165,7 +189,8 @@ BEGIN
     END IF;
 END $$;
 
--- Brings all sequences to a mode. keep: those that have one keep it.
+-- Brings all sequences to a mode. keep: those that have one keep it. Whether it is block is decided when a sequence is created: from then on
+-- all nodes must agree on it, also those that are away.
 CREATE OR REPLACE FUNCTION mtm.adapt_sequences(mode text, keep boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -176,6 +201,7 @@ BEGIN
         SELECT c.oid, m.mode FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN mtm.sequences m ON m.seqid = c.oid
         WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'mtm' ORDER BY c.oid
     LOOP
+        CONTINUE WHEN seq.mode = 'block';
         PERFORM mtm.set_sequence(seq.oid, false, CASE WHEN keep AND seq.mode IS NOT NULL THEN seq.mode ELSE mode END);
     END LOOP;
     PERFORM mtm.set_watches(), mtm.catch_up();
@@ -185,6 +211,11 @@ END $$;
 CREATE OR REPLACE FUNCTION mtm.alter_sequences() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF mtm.sequence_mode() = 'block' THEN
+        RAISE EXCEPTION 'a sequence that exists cannot become one of mode block' USING ERRCODE = 'feature_not_supported',
+            DETAIL = 'A node that is away may have given values that the others do not know of.',
+            HINT = 'Create a sequence that starts behind all values that were given, and make it the default of the column.';
+    END IF;
     PERFORM mtm.adapt_sequences(mtm.sequence_mode(), false);
 END $$;
 
@@ -197,11 +228,19 @@ DECLARE
     up boolean;
     next numeric;
 BEGIN
-    SELECT * INTO s FROM mtm.sequences WHERE seqid = seq AND stepped AND v BETWEEN user_min AND user_max;
+    SELECT * INTO s FROM mtm.sequences WHERE seqid = seq AND stepped AND (v BETWEEN user_min AND user_max OR mode = 'block');
     IF s.seqid IS NULL THEN
         RETURN;
     END IF;
     up := s.set_increment > 0;
+    IF s.mode = 'block' AND v BETWEEN s.user_min AND s.user_max THEN -- this node gives nothing until the transaction begins anew
+        fits := false;
+        value := CASE WHEN up THEN s.set_max ELSE s.set_min END;
+        RETURN;
+    ELSIF s.mode = 'block' THEN
+        RAISE EXCEPTION 'setval: value % is out of bounds for sequence "%" (%..%)', v, (SELECT relname FROM pg_class WHERE oid = seq), s.user_min, s.user_max
+            USING ERRCODE = 'numeric_value_out_of_range';
+    END IF;
     next := mtm.in_class(CASE WHEN NOT called THEN v::numeric WHEN up THEN v::numeric + 1 ELSE v::numeric - 1 END,
         s.anchor::numeric + ((SELECT id FROM mtm.node) - 1) * s.grain::numeric, 16 * abs(s.grain::numeric), up);
     fits := next BETWEEN s.set_min AND s.set_max;
@@ -220,6 +259,10 @@ END $$;
 CREATE OR REPLACE FUNCTION mtm.say_setval() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF EXISTS (SELECT FROM mtm.blocks WHERE seqid = NEW.seq) THEN
+        PERFORM mtm.setval_block(NEW.seq, NEW.v, NEW.called);
+        RETURN NULL;
+    END IF;
     PERFORM set_config('mtm.ddl_nested', 'on', true), -- so that the transaction is sent
         mtm.say('mtm.setval', json_build_object('v', 1, 'schema', n.nspname, 'name', c.relname, 'value', NEW.v, 'called', NEW.called)::text)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = NEW.seq AND c.relpersistence = 'p';

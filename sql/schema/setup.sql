@@ -29,11 +29,14 @@ ALTER EVENT TRIGGER "!mtm_drop" ENABLE ALWAYS;
 CREATE TRIGGER a_may BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.may_make_local();
 CREATE TRIGGER b_make BEFORE INSERT ON mtm.local_tables FOR EACH ROW EXECUTE FUNCTION mtm.on_make_local();
 ALTER TABLE mtm.local_tables ENABLE ALWAYS TRIGGER a_may, ENABLE ALWAYS TRIGGER b_make;
+CREATE CONSTRAINT TRIGGER close AFTER INSERT OR UPDATE ON mtm.blocks DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.open) EXECUTE FUNCTION mtm.close_block();
+ALTER TABLE mtm.blocks ENABLE ALWAYS TRIGGER close;
 CREATE TRIGGER a_may BEFORE INSERT ON mtm.setvals FOR EACH ROW EXECUTE FUNCTION mtm.may_setval();
 CREATE TRIGGER b_say BEFORE INSERT ON mtm.setvals FOR EACH ROW EXECUTE FUNCTION mtm.say_setval();
 
-UPDATE pg_trigger SET tgisinternal = true WHERE tgrelid IN ('mtm.local_tables'::regclass, 'mtm.setvals'::regclass); -- so that they do not show
-UPDATE pg_class SET relhastriggers = true WHERE oid IN ('mtm.local_tables'::regclass, 'mtm.setvals'::regclass);
+UPDATE pg_trigger SET tgisinternal = true WHERE tgrelid IN ('mtm.local_tables'::regclass, 'mtm.setvals'::regclass, 'mtm.blocks'::regclass); -- so that they do not show
+UPDATE pg_class SET relhastriggers = true WHERE oid IN ('mtm.local_tables'::regclass, 'mtm.setvals'::regclass, 'mtm.blocks'::regclass);
 
 SELECT mtm.adapt_sequences(mtm.sequence_mode(), true);
 SELECT mtm.set_identities();

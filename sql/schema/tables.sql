@@ -38,11 +38,22 @@ CREATE TABLE mtm.sequences (
     set_start bigint NOT NULL,
     set_min bigint NOT NULL,
     set_max bigint NOT NULL,
-    mode text NOT NULL              -- mtm.sequence_mode: step or monotonic
+    mode text NOT NULL              -- mtm.sequence_mode: step, monotonic or block
 );
 
-CREATE INDEX sequences_bounded ON mtm.sequences (seqid) WHERE set_min <> user_min OR set_max <> user_max;
+CREATE INDEX sequences_bounded ON mtm.sequences (seqid) WHERE set_min <> user_min OR set_max <> user_max OR mode = 'block';
 CREATE INDEX sequences_monotonic ON mtm.sequences (seqid) WHERE mode = 'monotonic';
+
+-- Sequences of mode block; blocks.sql.
+CREATE TABLE mtm.blocks (
+    seqid oid PRIMARY KEY,
+    next numeric NOT NULL,          -- the first value that nobody has drawn: the same on all nodes, the rest is this node's own
+    size bigint NOT NULL,           -- how many values were drawn last
+    first bigint,                   -- drawn, and not in use yet; NULL: none
+    last bigint,
+    drawn timestamptz,              -- when; NULL: not since it began anew
+    open boolean NOT NULL           -- the transaction that writes this begins anew
+);
 
 -- Tables whose REPLICA IDENTITY FULL is our doing; ddl.sql.
 CREATE TABLE mtm.full_identity (

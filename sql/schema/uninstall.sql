@@ -13,6 +13,8 @@ DO $$
 DECLARE
     t record;
 BEGIN
+    PERFORM mtm.release_block(seqid) FROM mtm.blocks;
+    PERFORM mtm.set_truncates();
     PERFORM set_config('mtm.sequence_mode', 'off', true);
     PERFORM mtm.alter_sequences();
     FOR t IN SELECT c.oid FROM mtm.full_identity m JOIN pg_class c ON c.oid = m.relid WHERE c.relreplident = 'f' LOOP

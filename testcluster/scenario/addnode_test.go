@@ -38,7 +38,8 @@ const addSchema = `
 	CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES shop.t); INSERT INTO child VALUES (1, 1);
 	CREATE TABLE own (id serial PRIMARY KEY); INSERT INTO own DEFAULT VALUES;
 	SET mtm.sequence_mode = monotonic; CREATE TABLE ascending (id serial PRIMARY KEY); RESET mtm.sequence_mode;
-	INSERT INTO ascending SELECT 5000;`
+	SET mtm.sequence_mode = block; CREATE TABLE dense (id serial PRIMARY KEY); RESET mtm.sequence_mode;
+	INSERT INTO dense DEFAULT VALUES; INSERT INTO ascending SELECT 5000;`
 
 // TestNodesAreAdded: 3, 4, 5 and 3 nodes under load that never stops. The first copy is cut off at each of its steps, on both sides: nothing
 // is left behind, or the new node goes on by itself.
@@ -92,6 +93,13 @@ func TestNodesAreAdded(t *testing.T) {
 		require.Greater(t, one[int](t, c.Node(node).Connect(), "INSERT INTO ascending DEFAULT VALUES RETURNING id"), 5000)
 		execSQL(t, c.Node(1).Connect(), fmt.Sprintf("INSERT INTO ascending VALUES (%d)", 10000*node))
 		require.Greater(t, one[int](t, c.Node(node).Connect(), "INSERT INTO ascending DEFAULT VALUES RETURNING id"), 10000*node)
+		for _, at := range []int{node, 1, node} { // it has no numbers of the node that it was copied from
+			db := c.Node(at).Connect()
+			repeated(t, func() error {
+				_, err := db.Exec(t.Context(), "INSERT INTO dense SELECT nextval('dense_id_seq') FROM generate_series(1, 20)")
+				return err
+			})
+		}
 		execSQL(t, c.Node(node).Connect(), "INSERT INTO own DEFAULT VALUES")
 		require.Equal(t, "own 1", one[string](t, c.Node(node).ConnectPg(), "SELECT format('%s %s', min(relid::text), count(*)) FROM mtm.local_tables, own"))
 		require.Equal(t, 1, one[int](t, c.Node(node).ConnectPg(), `SELECT seqincrement::int FROM pg_sequence WHERE seqrelid = 'few'::regclass`))

@@ -29,6 +29,7 @@ func TestOneCluster(t *testing.T) {
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
 		{"a monotonic sequence goes past what other nodes have given", monotonicSequences},
+		{"numbers drawn in blocks come once", blockSequences},
 		{"local tables", localTables},
 		{"outcomes are asked", outcomesAreAsked},
 		{"scripts print what stock PostgreSQL prints", scripts},
