@@ -199,7 +199,7 @@ func (n *Node) setOutcome(t *txn, commit bool) {
 		// What is open and accepted would be prepared again after a crash, from a payload that is dropped when it is aborted.
 		firm := commit && n.m != nil || t.open && !t.accepted.IsZero()
 		if n.m != nil && t.tellsItself(n.cfg.ID) {
-			firm = !commit
+			firm = !commit && !n.cfg.Plant.SoftAbort
 		}
 		n.persist(mtm.RecDecide{GID: t.gid, Commit: commit, Firm: firm})
 	}

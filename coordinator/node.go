@@ -45,6 +45,9 @@ type Plant struct {
 	EarlyDecide     bool // … and let members commit it before its origin has
 	ServeOn         bool // answer reads after the lease was given back
 	CopyDonor       bool // be a donor for who lacks what this node began with
+	OwnForgotten    bool // after a restart, leave what this node had committed as origin, and not synced, to the resolver
+	SoftAbort       bool // roll back what this origin had accepted before that is durable
+	NoPromises      bool // leave promises out of checkpoints
 }
 
 func (c Config) withDefaults() Config {

@@ -196,7 +196,7 @@ func (n *Node) startTxn(t *txn, held bool) {
 	case t.coord != nil && t.accepted.IsZero():
 		t.open = false
 		n.decide(t, false)
-	case n.m != nil && !held && t.tellsItself(n.cfg.ID):
+	case n.m != nil && !held && t.tellsItself(n.cfg.ID) && !n.cfg.Plant.OwnForgotten:
 		// It was finished in an earlier life, whose last record is lost. Here it comes before all that this life journals.
 		t.outcome = committed
 		n.persist(mtm.RecDecide{GID: t.gid, Commit: true, Firm: true})
@@ -231,7 +231,7 @@ func (n *Node) Checkpoint() []mtm.Record {
 	recs = append(recs, n.haveRecords()...)
 	for _, t := range sorted(n.txns) {
 		if n.m == nil || !t.payload.Has(mtm.PayloadEmpty) {
-			recs = append(recs, t.records()...)
+			recs = append(recs, t.records(!n.cfg.Plant.NoPromises)...)
 		}
 	}
 	gids := make([]mtm.GID, 0, len(n.outcomes))
@@ -252,7 +252,7 @@ func (n *Node) Checkpoint() []mtm.Record {
 	return append(recs, mtm.RecCheckpointEnd{})
 }
 
-func (t *txn) records() []mtm.Record {
+func (t *txn) records(promises bool) []mtm.Record {
 	var recs []mtm.Record
 	if t.journaled {
 		p := t.payload
@@ -264,7 +264,7 @@ func (t *txn) records() []mtm.Record {
 	if !t.accepted.IsZero() {
 		recs = append(recs, mtm.RecAccept{GID: t.gid, Ballot: t.accepted, Commit: t.acceptVal, Acceptors: t.acceptors})
 	}
-	if t.accepted.Less(t.promised) {
+	if promises && t.accepted.Less(t.promised) {
 		recs = append(recs, mtm.RecPromise{GID: t.gid, Ballot: t.promised, Acceptors: t.acceptors})
 	}
 	if t.outcome != undecided && t.local != localMissed && t.local != localRecovering {

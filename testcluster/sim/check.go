@@ -16,12 +16,15 @@ type record struct {
 	accepted  mtm.NodeSet // the journals of these hold an acceptance of commit, durably
 	committed mtm.NodeSet
 	rolled    mtm.NodeSet
+	toldYes   mtm.NodeSet // these say that it is committed, in their journals or to who asked
+	toldNo    mtm.NodeSet // … that it is aborted
 }
 
 // checker asserts S1 to S9 of docs/design.md at each effect, and at the end.
 type checker struct {
 	w     *world
 	txns  map[mtm.GID]*record
+	gids  []mtm.GID   // of txns, in the order in which they began
 	order [][]mtm.GID // per row: who changed it, in the order in which the first node committed
 	fresh []int       // per row: versions that every read must see
 	acks  int
@@ -45,6 +48,7 @@ func (c *checker) begin(gid mtm.GID, images []image, waitLocal bool) {
 		c.w.fail("S9 %s is given twice", gid)
 	}
 	c.txns[gid] = &record{images: slices.Clone(images), waitLocal: waitLocal}
+	c.gids = append(c.gids, gid)
 }
 
 func (c *checker) prepared(n *node, gid mtm.GID) {
@@ -61,6 +65,37 @@ func (c *checker) durable(n *node, rec mtm.Record) {
 	}
 	if a, ok := rec.(mtm.RecAccept); ok && a.Commit && c.txns[a.GID] != nil {
 		c.txns[a.GID].accepted = c.txns[a.GID].accepted.With(n.id)
+	}
+	if d, ok := rec.(mtm.RecDecide); ok {
+		c.told(n, d.GID, d.Commit)
+	}
+}
+
+// told: n says how gid ended, for good: in its journal, to another node, or to a client who asks. Nobody may ever say otherwise.
+// Without elections a member that lost what it had decided says "aborted" for a moment.
+func (c *checker) told(n *node, gid mtm.GID, commit bool) {
+	r := c.txns[gid]
+	if r == nil || len(r.images) == 0 || !c.w.elections {
+		return
+	}
+	if commit {
+		r.toldYes = r.toldYes.With(n.id)
+	} else {
+		r.toldNo = r.toldNo.With(n.id)
+	}
+	c.agree(gid, r)
+}
+
+func (c *checker) agree(gid mtm.GID, r *record) {
+	switch {
+	case r.toldYes != 0 && r.toldNo != 0:
+		c.w.fail("S1 %v say that %s is committed, and %v that it is aborted", r.toldYes, gid, r.toldNo)
+	case r.toldYes != 0 && r.rolled != 0:
+		c.w.fail("S1 %v say that %s is committed, and %v rolled it back", r.toldYes, gid, r.rolled)
+	case r.toldNo != 0 && r.committed != 0:
+		c.w.fail("S1 %v say that %s is aborted, and %v committed it", r.toldNo, gid, r.committed)
+	case r.toldNo != 0 && r.acked:
+		c.w.fail("S2 %v say that %s is aborted, and it was acknowledged", r.toldNo, gid)
 	}
 }
 
@@ -117,6 +152,7 @@ func (c *checker) recovered(n *node, it recoverItem) {
 		c.w.fail("S9 n%d recovers %s with %v instead of %v", n.id, it.gid, it.images, r.images)
 	}
 	r.committed = r.committed.With(n.id)
+	c.agree(it.gid, r)
 }
 
 // commit: COMMIT PREPARED ran on n.
@@ -140,6 +176,7 @@ func (c *checker) commit(n *node, x *xact) {
 		c.w.fail("S9 n%d commits %s with %v instead of %v", n.id, gid, x.images, r.images)
 	}
 	r.committed = r.committed.With(n.id)
+	c.agree(gid, r)
 	for _, k := range x.held {
 		c.version(n, gid, k, r.images)
 	}
@@ -182,12 +219,14 @@ func (c *checker) rolledBack(n *node, gid mtm.GID, atMark bool) {
 	if r.acked {
 		c.w.fail("S2 n%d rolls back %s, which was acknowledged", n.id, gid)
 	}
+	c.agree(gid, r)
 }
 
 // acknowledged: the client was told that gid is committed.
 func (c *checker) acknowledged(n *node, gid mtm.GID) {
 	r := c.txns[gid]
 	r.acked = true
+	c.agree(gid, r)
 	c.acks++
 	if len(r.images) == 0 {
 		return

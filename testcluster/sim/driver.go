@@ -39,6 +39,8 @@ func (n *node) act(a coordinator.Action) {
 		n.left()
 	case coordinator.TellOutcome:
 		n.tellOutcome(a)
+	case outcomeAnswer:
+		n.w.check.told(n, a.gid, a.commit)
 	case coordinator.AskReferee:
 		n.ask(a.Request)
 	case coordinator.DropPayload:

@@ -39,6 +39,10 @@ var trapKinds = []string{
 func (w *world) setTraps() {
 	for range w.plan.traps {
 		t := &trap{kind: pick(w.rng, trapKinds...), after: w.rng.IntN(8)}
+		if w.mode == modeAmnesia {
+			w.traps = append(w.traps, &trap{kind: pick(w.rng, "Promised", "Promised", "Accepted", "Collect"), after: w.rng.IntN(3), do: trapCrash, late: w.between(1, 2*ms)})
+			continue
+		}
 		if w.rng.IntN(3) == 0 {
 			t.late = w.between(1, 3*ms)
 		}

@@ -100,6 +100,10 @@ func (n *node) crash() {
 	if w.calm {
 		return
 	}
+	if w.mode == modeAmnesia && w.chance(0.8) {
+		w.after(w.between(100, 2*ms), n.start)
+		return
+	}
 	if w.storms > 0 {
 		w.after(w.between(1*ms, 60*ms), n.start)
 		return
@@ -182,6 +186,7 @@ func (n *node) hand() {
 		n.w.tracef("   n%d checkpoint", n.id)
 		r.Persist = append(r.Persist, n.brain.Checkpoint()...)
 	}
+	r.Do = append(r.Do, n.askOutcome()...)
 	if !n.sendAll(r.Forward) || !n.actAll(r.Start) {
 		return
 	}

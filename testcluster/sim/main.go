@@ -17,7 +17,7 @@ func main() {
 	seed := flag.Uint64("seed", 0, "run this seed only (with -seeds not given), or start from it")
 	trace := flag.Bool("trace", false, "print what happens")
 	plant := flag.String("plant", "", "fault to plant: "+strings.Join(allPlants, ", "))
-	mode := flag.String("mode", "", "what goes wrong: "+strings.Join(slices.Compact(slices.Clone(modes)), ", ")+"; empty: by the seed")
+	mode := flag.String("mode", "", "what goes wrong: "+strings.Join(slices.Compact(slices.Clone(modes)), ", ")+", "+modeAmnesia+"; empty: by the seed")
 	nodes := flag.Int("nodes", 0, "1 to 16; 0: mostly three, sometimes two, four or five")
 	referee := flag.Bool("referee", false, "two nodes and a referee; -elections is implied")
 	members := flag.Bool("members", false, "nodes are added and dropped: 3, 4, 5, 3; -elections is implied")
@@ -28,7 +28,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "sim: unknown fault %q; there are %s\n", *plant, strings.Join(allPlants, ", "))
 		os.Exit(2)
 	}
-	if *mode != "" && !slices.Contains(modes, *mode) {
+	if *mode != "" && !slices.Contains(modes, *mode) && *mode != modeAmnesia {
 		fmt.Fprintf(os.Stderr, "sim: unknown mode %q\n", *mode)
 		os.Exit(2)
 	}

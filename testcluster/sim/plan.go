@@ -14,6 +14,8 @@ const (
 	plantNoDeps   = "no-deps"             // apply before what the origin saw is finished
 	plantForget   = "accept-forgotten"    // the disk loses a synced acceptance in a crash
 	plantSend     = "send-before-persist" // the loop tells peers before it is durable
+	// Found in mode amnesia:
+	plantNoPromise = "checkpoint-forgets" // a checkpoint has no promises
 )
 
 // Those that need elections.
@@ -28,6 +30,9 @@ const (
 	plantEarly     = "open-decided-early" // committed elsewhere before its origin has it
 	plantServeOn   = "left-and-serves"    // who gave its lease back answers reads
 	plantFateless  = "open-fate-unknown"  // a restart takes what was committed for lost
+	// Of a decision that the origin does not sync:
+	plantOwn  = "own-forgotten" // a restart leaves what was committed to the resolver
+	plantSoft = "abort-soft"    // … and an abort is not durable before it is carried out
 )
 
 // Those of what users prepare.
@@ -46,11 +51,11 @@ const (
 	plantNoWait     = "referee-before-lease"  // a grant is asked for while the peer still has a lease
 )
 
-var refereePlants = []string{plantTwoGrants, plantGrantLost, plantEarlyClear, plantNoWait}
+var refereePlants = []string{plantTwoGrants, plantGrantLost, plantEarlyClear, plantNoWait, plantSoft}
 
-var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder, plantNoConfirm, plantEarly, plantFateless, plantUserDropped, plantOrderLost, plantServeOn}
+var electionPlants = []string{plantNoLease, plantVote, plantSkipMark, plantLowDonor, plantDisorder, plantNoConfirm, plantEarly, plantFateless, plantUserDropped, plantOrderLost, plantServeOn, plantOwn}
 
-var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend}
+var plants = []string{plantMajority, plantStale, plantNoDeps, plantForget, plantSend, plantNoPromise}
 
 // Those that need changes of the configured nodes.
 const (
@@ -132,6 +137,10 @@ func newPlan(r *rand.Rand, nodes int, plant, mode string) plan {
 	return p
 }
 
+// modeAmnesia is run when it is asked for: a duel of nodes that keep little but their last checkpoint, die just after they
+// promised, and are back at once.
+const modeAmnesia = "amnesia"
+
 // modes are what goes wrong in a run; those that are named twice are run twice as often.
 var modes = []string{"calm", "lossy", "links", "crashes", "traps", "duel", "duel", "all", "all", "all"}
 
@@ -152,6 +161,11 @@ func (p *plan) setFaults(r *rand.Rand) {
 		p.delay, p.spike, p.spikeMax, p.dup = 30*ms, 0.2, pick[uint64](r, 100*ms, 300*ms), 0.2
 		p.loss = pick(r, 0, 0.05)
 		p.storms, p.faultsUntil = 2, 1500*ms
+	case modeAmnesia:
+		p.clients, p.txns, p.keys, p.resolve, p.fsync = p.nodes, 2, 6, 20, 300
+		p.delay, p.spike, p.spikeMax, p.dup = 30*ms, 0.2, pick[uint64](r, 100*ms, 300*ms), 0.2
+		p.storms, p.faultsUntil = 2, 1500*ms
+		p.compact, p.traps, p.batch = 1, 6, 1
 	default: // everything
 		p.loss, p.dup, p.spike = pick(r, 0, 0.03), pick(r, 0, 0.05), pick(r, 0.02, 0.1)
 		p.linkEvery, p.crashEvery, p.slowDown = pick[uint64](r, 150*ms, 400*ms), pick[uint64](r, 300*ms, 900*ms), 0.4
@@ -175,6 +189,9 @@ func (p plan) config() coordinator.Config {
 			NoConfirm:       p.plant == plantNoConfirm,
 			ServeOn:         p.plant == plantServeOn,
 			EarlyDecide:     p.plant == plantEarly,
+			OwnForgotten:    p.plant == plantOwn,
+			SoftAbort:       p.plant == plantSoft,
+			NoPromises:      p.plant == plantNoPromise,
 		},
 	}
 }

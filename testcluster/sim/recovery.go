@@ -68,7 +68,33 @@ func (n *node) journalCommits(gid mtm.GID) bool {
 }
 
 func (n *node) tellOutcome(a coordinator.TellOutcome) {
-	n.w.net.send(mtm.Message{From: n.id, To: a.To, Body: mtm.Decided{GID: a.GID, Commit: n.journalCommits(a.GID)}})
+	commit := n.journalCommits(a.GID)
+	n.w.check.told(n, a.GID, commit)
+	n.w.net.send(mtm.Message{From: n.id, To: a.To, Body: mtm.Decided{GID: a.GID, Commit: commit}})
+}
+
+// outcomeAnswer is what a client is told who asks for an outcome: after all that the brain had to persist when it said so.
+type outcomeAnswer struct {
+	coordinator.Action
+	gid    mtm.GID
+	commit bool
+}
+
+// askOutcome is a client who asks what became of one of the last transactions. It draws from a source of its own, so that no seed
+// gives another run for it.
+func (n *node) askOutcome() []coordinator.Action {
+	w := n.w
+	if !w.elections || len(w.check.gids) == 0 || w.curious.IntN(4) != 0 {
+		return nil
+	}
+	gid := w.check.gids[len(w.check.gids)-1-w.curious.IntN(min(8, len(w.check.gids)))]
+	switch n.brain.Outcome(gid) {
+	case coordinator.OutcomeCommitted:
+		return []coordinator.Action{outcomeAnswer{gid: gid, commit: true}}
+	case coordinator.OutcomeAborted:
+		return []coordinator.Action{outcomeAnswer{gid: gid}}
+	}
+	return nil
 }
 
 func (s *stream) later() {

@@ -45,6 +45,14 @@ func TestElectionsHoldAllInvariants(t *testing.T) {
 	require.NoError(t, err, "go run ./testcluster/sim -elections -seed %d -trace", seed)
 }
 
+// Nodes whose journals begin at a checkpoint made a moment ago die just after they promised, and are back at once.
+func TestAmnesiaHoldsAllInvariants(t *testing.T) {
+	for _, elections := range []bool{false, true} {
+		_, _, seed, err := runMany(1, 200, 2, options{mode: modeAmnesia, elections: elections})
+		require.NoError(t, err, "go run ./testcluster/sim -mode amnesia -seed %d -trace, elections: %v", seed, elections)
+	}
+}
+
 func TestElectionsOfFiveHoldAllInvariants(t *testing.T) {
 	_, _, seed, err := runMany(1, 40, 2, options{elections: true, nodes: 5})
 	require.NoError(t, err, "go run ./testcluster/sim -elections -nodes 5 -seed %d -trace", seed)

@@ -14,7 +14,8 @@ type world struct {
 	plan
 	seed     uint64
 	rng      *rand.Rand
-	now      uint64 // microseconds
+	curious  *rand.Rand // of clients who ask for outcomes, see askOutcome
+	now      uint64     // microseconds
 	queue    queue
 	nodes    []*node // node i+1 at i
 	clients  []*client
@@ -62,7 +63,10 @@ func newWorld(seed uint64, o options) *world {
 	if o.members {
 		o.nodes, o.elections = firstNodes, true
 	}
-	w := &world{seed: seed, rng: rng, plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant, o.mode), out: o.trace}
+	if o.plant == plantNoPromise {
+		o.mode = modeAmnesia
+	}
+	w := &world{seed: seed, rng: rng, curious: rand.New(rand.NewPCG(seed, 1)), plan: newPlan(rng, nodesFor(seed, o.nodes), o.plant, o.mode), out: o.trace}
 	if o.elections || slices.Contains(electionPlants, o.plant) {
 		w.setElections(rng)
 	}
