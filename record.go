@@ -131,6 +131,7 @@ type RecHave struct {
 // any of it.
 type RecBase struct {
 	Have []OriginHave
+	Gen  uint64 // in which the copied node was, so that nothing of it is of a later one; 0: not known
 }
 
 // Sync implements Record.

@@ -60,7 +60,7 @@ func (n *Node) Behind(gen uint64, have []mtm.OriginHave) bool {
 // Seed is the journal with which a node begins that is to be added: its PostgreSQL has what have says, as a member of gen had it.
 // The node recovers the rest, then asks to be configured (generations.Machine).
 func Seed(id mtm.NodeID, gen mtm.Generation, have []mtm.OriginHave) []mtm.Record {
-	recs := []mtm.Record{mtm.RecGeneration{Gen: gen, Vote: gen}, mtm.RecBase{Have: have}}
+	recs := []mtm.Record{mtm.RecGeneration{Gen: gen, Vote: gen}, mtm.RecBase{Have: have, Gen: gen.Num}}
 	for _, h := range have {
 		last := h.Upto
 		if h.Upto > 0 {
@@ -82,7 +82,8 @@ func Seed(id mtm.NodeID, gen mtm.Generation, have []mtm.OriginHave) []mtm.Record
 func (n *Node) inBase(gid mtm.GID) bool { return covers(n.base, gid.Origin, gid.Seq, gid.Seq) }
 
 // reachesBack reports whether the journal has all that r lacks: a node that began as a copy is no donor for who lacks
-// any of what the copy had.
+// any of what the copy had. Who was online in a later generation lacks none of it, though numbers may be missing of which only their
+// origin knew: of transactions that changed nothing, or were given up before anybody was told. That origin may be gone for ever.
 func (n *Node) reachesBack(r mtm.Recover) bool {
 	if n.cfg.Plant.CopyDonor {
 		return true
@@ -91,6 +92,9 @@ func (n *Node) reachesBack(r mtm.Recover) bool {
 		if n.inBase(gid) {
 			return false
 		}
+	}
+	if n.baseGen > 0 && r.LastOnline > n.baseGen {
+		return true
 	}
 	for _, h := range n.base {
 		if h.Upto > 0 && !covers(r.Have, h.Origin, 1, h.Upto) {

@@ -113,6 +113,7 @@ type Node struct {
 	donorAt     uint64                // when a donor was last in reach
 	empties     map[mtm.GID]bool      // of outcomes: they concern this node alone, so no checkpoint has them
 	base        []mtm.OriginHave      // what this node began with, as a copy: its journal does not have it
+	baseGen     uint64                // see mtm.RecBase
 	strays      map[mtm.GID]bool      // left prepared by a recovery of an earlier life; being rolled back
 }
 

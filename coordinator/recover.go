@@ -465,7 +465,7 @@ func (n *Node) replayRecovery(r mtm.Record) {
 	case mtm.RecGeneration:
 		n.saved = r
 	case mtm.RecBase:
-		n.base = r.Have
+		n.base, n.baseGen = r.Have, r.Gen
 	case mtm.RecHave:
 		seen := n.seenOf(r.Origin)
 		for _, p := range r.Spans {

@@ -18,7 +18,7 @@ func (n *Node) Replay(r mtm.Record) {
 		if s := n.shadow; s != nil {
 			n.txns, n.outcomes, n.forgotten, n.seen = s.txns, s.outcomes, s.forgotten, s.seen
 			n.next, n.reserved = s.next, s.reserved
-			n.base, n.have, n.saved, n.pending, n.recoverAt = s.base, s.have, s.saved, s.pending, max(n.recoverAt, s.recoverAt)
+			n.base, n.baseGen, n.have, n.saved, n.pending, n.recoverAt = s.base, s.baseGen, s.have, s.saved, s.pending, max(n.recoverAt, s.recoverAt)
 			n.shadow = nil
 		}
 		return
@@ -226,7 +226,7 @@ func (n *Node) Checkpoint() []mtm.Record {
 		}
 	}
 	if len(n.base) > 0 {
-		recs = append(recs, mtm.RecBase{Have: n.base})
+		recs = append(recs, mtm.RecBase{Have: n.base, Gen: n.baseGen})
 	}
 	recs = append(recs, n.haveRecords()...)
 	for _, t := range sorted(n.txns) {

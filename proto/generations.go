@@ -87,7 +87,7 @@ func encodeRecovery(r mtm.Record) *mtmpb.Record {
 	case mtm.RecVoid:
 		return &mtmpb.Record{Body: &mtmpb.Record_Void{Void: &mtmpb.RecVoid{Above: r.Above}}}
 	case mtm.RecBase:
-		return &mtmpb.Record{Body: &mtmpb.Record_Base{Base: &mtmpb.RecBase{Have: encodeHave(r.Have)}}}
+		return &mtmpb.Record{Body: &mtmpb.Record_Base{Base: &mtmpb.RecBase{Have: encodeHave(r.Have), Gen: r.Gen}}}
 	case mtm.RecHave:
 		return &mtmpb.Record{Body: &mtmpb.Record_Have{Have: &mtmpb.RecHave{
 			Origin: uint32(r.Origin), Spans: encodeSpans(r.Spans)}}}
@@ -112,7 +112,7 @@ func (d *decoder) recovery(p *mtmpb.Record) mtm.Record {
 	case *mtmpb.Record_Void:
 		return mtm.RecVoid{Above: b.Void.GetAbove()}
 	case *mtmpb.Record_Base:
-		return mtm.RecBase{Have: d.have(b.Base.GetHave())}
+		return mtm.RecBase{Have: d.have(b.Base.GetHave()), Gen: b.Base.GetGen()}
 	case *mtmpb.Record_Have:
 		return mtm.RecHave{Origin: d.node(b.Have.GetOrigin()), Spans: d.spans(b.Have.GetSpans())}
 	}

@@ -71,7 +71,7 @@ var records = []mtm.Record{
 	mtm.RecMark{Gen: gen, Prepared: []mtm.GID{gid}, Forgotten: mtm.Deps{{Origin: 1, Upto: 9}}},
 	mtm.RecRecover{GID: gid, Age: 4, Deps: deps, Payload: inline, At: 9},
 	mtm.RecVoid{Above: 8},
-	mtm.RecBase{Have: []mtm.OriginHave{{Origin: 2, Upto: 7, Above: []mtm.Span{{First: 9, Last: 12}}}}},
+	mtm.RecBase{Have: []mtm.OriginHave{{Origin: 2, Upto: 7, Above: []mtm.Span{{First: 9, Last: 12}}}}, Gen: 5},
 	mtm.RecHave{Origin: 2, Spans: []mtm.Span{{First: 9, Last: 9}}},
 }
 

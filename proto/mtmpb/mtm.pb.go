@@ -3842,6 +3842,7 @@ func (x *RecVoid) GetAbove() uint64 {
 type RecBase struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Have          []*OriginHave          `protobuf:"bytes,1,rep,name=have,proto3" json:"have,omitempty"`
+	Gen           uint64                 `protobuf:"varint,2,opt,name=gen,proto3" json:"gen,omitempty"` // of the node that was copied
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3881,6 +3882,13 @@ func (x *RecBase) GetHave() []*OriginHave {
 		return x.Have
 	}
 	return nil
+}
+
+func (x *RecBase) GetGen() uint64 {
+	if x != nil {
+		return x.Gen
+	}
+	return 0
 }
 
 type RecHave struct {
@@ -4215,9 +4223,10 @@ const file_mtm_proto_rawDesc = "" +
 	"\apayload\x18\x04 \x01(\v2\x0f.mtm.v1.PayloadR\apayload\x12\x0e\n" +
 	"\x02at\x18\x05 \x01(\x04R\x02at\"\x1f\n" +
 	"\aRecVoid\x12\x14\n" +
-	"\x05above\x18\x01 \x01(\x04R\x05above\"1\n" +
+	"\x05above\x18\x01 \x01(\x04R\x05above\"C\n" +
 	"\aRecBase\x12&\n" +
-	"\x04have\x18\x01 \x03(\v2\x12.mtm.v1.OriginHaveR\x04have\"E\n" +
+	"\x04have\x18\x01 \x03(\v2\x12.mtm.v1.OriginHaveR\x04have\x12\x10\n" +
+	"\x03gen\x18\x02 \x01(\x04R\x03gen\"E\n" +
 	"\aRecHave\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\rR\x06origin\x12\"\n" +
 	"\x05spans\x18\x02 \x03(\v2\f.mtm.v1.SpanR\x05spans2d\n" +

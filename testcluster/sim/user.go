@@ -82,7 +82,7 @@ func (pg *postgres) prepareUser(x *xact, u *userTxn, name stmt, ended func(end))
 			ended(e)
 			return
 		}
-		pg.undoUser(u, life, func() { ended(e) })
+		pg.undoUser(u, life, ended, e)
 	}
 	x.user = u
 	x.gid = u.gid
@@ -157,16 +157,19 @@ func (pg *postgres) dropUser(u *userTxn) {
 	pg.release(x)
 }
 
-// undoUser does so as soon as PostgreSQL is there.
-func (pg *postgres) undoUser(u *userTxn, life uint64, then func()) {
+// undoUser does so as soon as PostgreSQL is there, if its announcement is not prepared after all: the driver looks. A process
+// that has ended does nothing.
+func (pg *postgres) undoUser(u *userTxn, life uint64, ended func(end), e end) {
 	n := pg.n
 	switch {
-	case n.life != life:
+	case n.life != life || !n.alive:
 	case !pg.up:
-		pg.w.after(3*ms, func() { pg.undoUser(u, life, then) })
+		pg.w.after(3*ms, func() { pg.undoUser(u, life, ended, e) })
+	case pg.prepared[u.gid] != nil:
+		ended(end{})
 	default:
 		pg.dropUser(u)
-		then()
+		ended(e)
 	}
 }
 
