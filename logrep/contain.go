@@ -100,6 +100,9 @@ func (t *applyTxn) sendRow(st *applyStmt, params [][]byte, note sentStmt) error 
 func (t *applyTxn) sendAs(role, text string, note sentStmt) error {
 	f := t.runner(role)
 	t.tainted = true
+	if t.path {
+		t.sendOnce(pathOf(role), sentStmt{})
+	}
 	t.sendOnce("SELECT "+f+"("+quoteLiteral(text)+")", note)
 	t.sendOnce(secure, sentStmt{})
 	t.sendOnce(unaltered(f, role), sentStmt{})
@@ -112,6 +115,14 @@ func (t *applyTxn) sendAs(role, text string, note sentStmt) error {
 		return t.drain()
 	}
 	return nil
+}
+
+// pathOf takes the search_path with which a session of role begins, if that is set for him; else it stays the usual one.
+func pathOf(role string) string {
+	return "SELECT pg_catalog.set_config('search_path', pg_catalog.substr(c, 13), true) FROM (SELECT c FROM pg_catalog.pg_db_role_setting s, " +
+		"pg_catalog.unnest(s.setconfig) c WHERE s.setrole OPERATOR(pg_catalog.=) pg_catalog.to_regrole(" + quoteLiteral(quoteIdent(role)) + ") AND " +
+		"(s.setdatabase OPERATOR(pg_catalog.=) 0 OR s.setdatabase OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) " +
+		"pg_catalog.current_database())) AND pg_catalog.starts_with(c, 'search_path=') ORDER BY s.setdatabase DESC LIMIT 1) x"
 }
 
 // secure puts right what matters for the safety of the statements that follow. Nothing in it is looked up in search_path before that is right.
@@ -163,7 +174,15 @@ func (s *applySession) cleanse() error {
 	if err := s.simple("DISCARD ALL"); err != nil {
 		return &brokenError{err}
 	}
-	s.rels, s.fkStmts, s.quirks = map[string]*applyRel{}, map[string]*applyStmt{}, map[string]quirk{}
+	s.rels, s.fkStmts = map[string]*applyRel{}, map[string]*applyStmt{}
 	s.fresh, s.nstmt, s.tainted = s.fresh[:0], 0, false
+	for _, q := range s.quirks { // they stay: what is learned twice would be tried for ever
+		if q&quirkPath != 0 {
+			if err := s.simple(learnPath); err != nil {
+				return &brokenError{err}
+			}
+			break
+		}
+	}
 	return nil
 }

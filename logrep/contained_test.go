@@ -124,3 +124,25 @@ func TestRowsOfOwnersWithoutRights(t *testing.T) {
 	require.Equal(t, []string{"|weak"}, p.b.rows("SELECT DISTINCT what FROM own.did"))
 	require.Empty(t, p.b.rows("SELECT 1 FROM pg_class WHERE relname LIKE 'rows mtm%'"))
 }
+
+// Functions that name things without a schema find them as in a session of the table's owner, or else of the database; or the transaction fails.
+func TestPathsOfContainedFunctions(t *testing.T) {
+	p := newPair(t, "DO $$ BEGIN CREATE ROLE weak; EXCEPTION WHEN duplicate_object THEN NULL; END $$; CREATE SCHEMA own AUTHORIZATION weak; CREATE SCHEMA a; CREATE SCHEMA b; "+
+		"GRANT USAGE ON SCHEMA mtm, a, b TO PUBLIC; CREATE FUNCTION a.inner_a(text) RETURNS int LANGUAGE sql IMMUTABLE RETURN 1; CREATE FUNCTION b.inner_b(text) RETURNS int LANGUAGE sql IMMUTABLE RETURN 1; "+
+		"CREATE FUNCTION own.fa(v text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN inner_a(v); END'; CREATE FUNCTION own.fb(v text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN inner_b(v); END'",
+		"SET search_path = a, b; CREATE TABLE own.ta (id int PRIMARY KEY, v text CHECK (own.fa(v) = 1)); CREATE TABLE own.tb (id int PRIMARY KEY, v text CHECK (own.fa(v) = 1)); "+
+			"CREATE TABLE own.tc (id int PRIMARY KEY, v text CHECK (own.fb(v) = 1)); ALTER TABLE own.ta OWNER TO weak; ALTER TABLE own.tb OWNER TO weak; ALTER TABLE own.tc OWNER TO weak")
+	set := func(where, path string) {
+		p.b.exec("DO $$ BEGIN EXECUTE format('ALTER " + where + " SET search_path = " + path + "', current_database()); END $$")
+	}
+	set("DATABASE %I", "a")
+	for id := range 3 {
+		p.commit(fmt.Sprintf("INSERT INTO own.ta VALUES (%d, 'x')", id), fmt.Sprintf("INSERT INTO own.tb VALUES (%d, 'x')", id), "UPDATE own.ta SET v = v || 'y'")
+	}
+	refused := p.prepare("INSERT INTO own.tc VALUES (1, 'x')")
+	require.Equal(t, "42883", p.apply(refused).Code)
+	p.finish(refused.gid, false)
+	set("ROLE weak IN DATABASE %I", "b")
+	p.commit("INSERT INTO own.tc VALUES (1, 'x')", "UPDATE own.tc SET v = 'y'")
+	require.Equal(t, 7, p.same("own.ta", "own.tb", "own.tc"))
+}

@@ -58,12 +58,30 @@ var hidden = map[string]string{
 		`COALESCE(user_increment, seqincrement) AS seqincrement, COALESCE(user_max, seqmax) AS seqmax, ` +
 		`COALESCE(user_min, seqmin) AS seqmin, seqcache, seqcycle FROM pg_catalog.pg_sequence p LEFT JOIN mtm.sequences m ` +
 		`ON m.seqid OPERATOR(pg_catalog.=) p.seqrelid AND m.stepped)`,
+	"pg_sequences": `(SELECT %ss.schemaname, s.sequencename, s.sequenceowner, s.data_type, COALESCE(m.user_start, s.start_value) AS start_value, ` +
+		`COALESCE(m.user_min, s.min_value) AS min_value, COALESCE(m.user_max, s.max_value) AS max_value, ` +
+		`COALESCE(m.user_increment, s.increment_by) AS increment_by, s.cycle, s.cache_size, s.last_value FROM pg_catalog.pg_sequences s LEFT JOIN ` +
+		stepped + ` ON m.nspname OPERATOR(pg_catalog.=) s.schemaname AND m.relname OPERATOR(pg_catalog.=) s.sequencename)`,
+	// What Hibernate compares with its own idea of the increment.
+	sequencesView: `(SELECT %ss.sequence_catalog, s.sequence_schema, s.sequence_name, s.data_type, s.numeric_precision, s.numeric_precision_radix, s.numeric_scale, ` +
+		`COALESCE(m.user_start::pg_catalog.text, s.start_value)::information_schema.character_data AS start_value, ` +
+		`COALESCE(m.user_min::pg_catalog.text, s.minimum_value)::information_schema.character_data AS minimum_value, ` +
+		`COALESCE(m.user_max::pg_catalog.text, s.maximum_value)::information_schema.character_data AS maximum_value, ` +
+		`COALESCE(m.user_increment::pg_catalog.text, s.increment)::information_schema.character_data AS increment, s.cycle_option ` +
+		`FROM information_schema.sequences s LEFT JOIN ` + stepped + ` ON m.nspname OPERATOR(pg_catalog.=) s.sequence_schema::pg_catalog.name ` +
+		`AND m.relname OPERATOR(pg_catalog.=) s.sequence_name::pg_catalog.name)`,
 }
+
+const sequencesView = "information_schema.sequences"
+
+// stepped are the sequences that count in steps of ours, by their names.
+const stepped = `(SELECT n.nspname, c.relname, q.* FROM mtm.sequences q JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) q.seqid ` +
+	`JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace WHERE q.stepped) m`
 
 // views are those of hidden that have no tableoid.
 var views = map[string]bool{
 	"pg_publication_tables": true, "pg_prepared_xacts": true, "pg_replication_slots": true, "pg_locks": true, "pg_tables": true,
-	"pg_views": true, "pg_indexes": true,
+	"pg_views": true, "pg_indexes": true, "pg_sequences": true, sequencesView: true,
 }
 
 // hiddenIdentity is hidden["pg_class"] for who asks for the replica identity: that FULL is our doing does not show. The columns
@@ -89,7 +107,7 @@ func hide(w words, s *Statement) {
 		}
 		if tok.end-tok.start <= maxHidden {
 			_, ok := hidden[strings.ToLower(w.word(i))]
-			found = found || ok
+			found = found || ok || w.sequencesView(i)
 		}
 	}
 	if !found || containsFold(w.text[w.tokens[0].start:w.tokens[len(w.tokens)-1].end], "mtm") {
@@ -177,7 +195,7 @@ func catalogsRead(w words) (patches []Patch) {
 		case t.Token_IDENT:
 			if table {
 				first := i
-				if w.word(i) == "pg_catalog" && w.at(i+1) == '.' {
+				if w.word(i) == "pg_catalog" && w.at(i+1) == '.' || w.sequencesView(i) {
 					i += 2
 				}
 				if p, ok := w.hiddenAt(first, i, oids, identity); ok {
@@ -193,7 +211,11 @@ func catalogsRead(w words) (patches []Patch) {
 // hiddenAt is the patch for the table whose name is tokens first to last, if it is one of hidden.
 func (w words) hiddenAt(first, last int, oids, identity bool) (p Patch, ok bool) {
 	name := strings.ToLower(w.word(last))
-	sub, ok := hidden[name]
+	key := name
+	if w.sequencesView(first) {
+		key = sequencesView
+	}
+	sub, ok := hidden[key]
 	if !ok || w.at(last+1) == '.' || w.at(last+1) == '(' {
 		return p, false
 	}
@@ -201,7 +223,7 @@ func (w words) hiddenAt(first, last int, oids, identity bool) (p Patch, ok bool)
 		sub = hiddenIdentity
 	}
 	column := ""
-	if oids && !views[name] {
+	if oids && !views[key] {
 		column = "tableoid, "
 		if name == "pg_sequence" {
 			column = "p.tableoid, "
@@ -213,6 +235,11 @@ func (w words) hiddenAt(first, last int, oids, identity bool) (p Patch, ok bool)
 	}
 	at := w.tokens[first].start
 	return Patch{At: at, Len: w.tokens[last].end - at, Text: sub}, true
+}
+
+// sequencesView reports whether tokens i to i+2 are information_schema.sequences.
+func (w words) sequencesView(i int) bool {
+	return i+2 < len(w.tokens) && w.at(i) == t.Token_IDENT && w.at(i+1) == '.' && strings.EqualFold(w.word(i)+"."+w.word(i+2), sequencesView)
 }
 
 // mentions reports whether some token is this word, which is in lower case.

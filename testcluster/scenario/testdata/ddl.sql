@@ -63,3 +63,10 @@ DROP TABLE renamed;
 DROP TABLE renamed CASCADE;
 DROP FUNCTION twice(int);
 SELECT twice(1);
+-- What an ORM compares with its own idea of a sequence.
+CREATE SEQUENCE pooled INCREMENT BY 50 MINVALUE 1 MAXVALUE 100000;
+CREATE SEQUENCE downward INCREMENT -2;
+SELECT sequence_name, start_value, minimum_value, maximum_value, increment, cycle_option FROM information_schema.sequences WHERE sequence_name IN ('pooled', 'downward') ORDER BY 1;
+SELECT sequencename, start_value, min_value, max_value, increment_by, last_value FROM pg_sequences WHERE sequencename IN ('pooled', 'downward') ORDER BY 1;
+SELECT s.increment FROM INFORMATION_SCHEMA.sequences AS s WHERE s.sequence_name = 'pooled' AND increment = '50';
+DROP SEQUENCE pooled, downward;
