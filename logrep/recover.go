@@ -164,12 +164,12 @@ func (r *Recoverer) again(ctx context.Context, s *recoverSession, group []recove
 		return posErr
 	}
 	r.reached(at)
+	if s.learned(err) {
+		return nil
+	}
 	if failures == 0 {
 		r.cfg.Log.Info("recovery sends changes one by one for a while", keyGID, group[0].gid.String(), "transactions", len(group), keyError, err)
 		s.singly()
-		return nil
-	}
-	if s.learned(err) {
 		return nil
 	}
 	log := r.cfg.Log.Warn

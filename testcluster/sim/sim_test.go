@@ -48,7 +48,7 @@ func TestElectionsHoldAllInvariants(t *testing.T) {
 // Nodes whose journals begin at a checkpoint made a moment ago die just after they promised, and are back at once.
 func TestAmnesiaHoldsAllInvariants(t *testing.T) {
 	for _, elections := range []bool{false, true} {
-		_, _, seed, err := runMany(1, 200, 2, options{mode: modeAmnesia, elections: elections})
+		_, _, seed, err := runMany(1, 80, 2, options{mode: modeAmnesia, elections: elections})
 		require.NoError(t, err, "go run ./testcluster/sim -mode amnesia -seed %d -trace, elections: %v", seed, elections)
 	}
 }
