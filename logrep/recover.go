@@ -47,13 +47,14 @@ type recoverJob struct {
 
 // alone: the job shares no local transaction with others. DDL may make what is not usable before it is committed (an
 // enum's new value), and what is large is not done twice for another's sake.
-func (j recoverJob) alone() bool {
-	return j.payload.Has(mtm.PayloadDDL) || j.payload.Spill != "" || len(j.payload.Data) > groupBytes
-}
+func (j recoverJob) alone() bool { return j.payload.Has(mtm.PayloadDDL) || j.bytes() > groupBytes }
+
+// bytes of the payload, wherever it lies.
+func (j recoverJob) bytes() int64 { return max(j.payload.Size, int64(len(j.payload.Data))) }
 
 const (
 	groupTxns  = 4000    // transactions in one local transaction
-	groupBytes = 4 << 20 // of their payloads
+	groupBytes = 8 << 20 // of their payloads
 )
 
 // NewRecoverer makes a Recoverer; nothing happens before Run.
@@ -188,10 +189,10 @@ func (r *Recoverer) again(ctx context.Context, s *recoverSession, group []recove
 func (r *Recoverer) next(limit int) []recoverJob {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n, bytes := 0, 0
+	n, bytes := 0, int64(0)
 	for n < len(r.queue) && n < limit {
 		job := r.queue[n]
-		bytes += len(job.payload.Data)
+		bytes += job.bytes()
 		if n > 0 && (job.alone() || bytes > groupBytes) {
 			break
 		}

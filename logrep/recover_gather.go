@@ -1,6 +1,7 @@
 package logrep
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -214,36 +215,72 @@ func (g *gather) flushTable(one *gathered) error {
 
 // insertAll sends INSERTs of one table, by COPY if they are many.
 func (t *applyTxn) insertAll(rel *applyRel, rows [][]byte) error {
-	var buf []byte
+	if len(rows) >= copyFrom {
+		return t.copyRows(rel, rows)
+	}
 	for _, body := range rows {
 		row, err := t.parseRow(rel, body)
 		if err != nil {
 			return err
 		}
-		if len(rows) < copyFrom {
-			if err := t.insertRow(rel, row); err != nil {
-				return err
-			}
-			continue
-		}
-		if buf, err = appendCopyRow(buf, row); err != nil {
+		if err := t.insertRow(rel, row); err != nil {
 			return err
 		}
 	}
-	if buf == nil {
-		return nil
-	}
-	return t.copyAll(rel, buf)
+	return nil
 }
 
-// copyAll loads rows that are in COPY's text format already. They go out with what precedes them: PostgreSQL passes over rows of a
-// COPY that it refuses, and over a COPY behind a statement that failed.
+// gatherCopy is how many bytes of rows go out at a time: PostgreSQL loads them while the next are made.
+const gatherCopy = 128 << 10
+
+// copyRows loads rows of rel by COPY.
+func (t *applyTxn) copyRows(rel *applyRel, rows [][]byte) (err error) {
+	t.beginCopy(rel)
+	buf := make([]byte, 0, gatherCopy+gatherCopy/8)
+	for _, body := range rows {
+		var row pgoutput.Tuple
+		if row, err = t.parseRow(rel, body); err == nil {
+			buf, err = appendCopyRow(buf, row)
+		}
+		if err != nil {
+			break
+		}
+		if len(buf) < gatherCopy {
+			continue
+		}
+		t.fe.Send(&pgproto3.CopyData{Data: buf})
+		if err := t.flush(); err != nil {
+			return err
+		}
+		buf = buf[:0]
+	}
+	if err != nil {
+		t.fe.Send(&pgproto3.CopyFail{Message: "recovery failed"})
+		return cmp.Or(err, t.finishCopy(rel))
+	}
+	t.fe.Send(&pgproto3.CopyData{Data: buf})
+	t.fe.Send(&pgproto3.CopyDone{})
+	return t.finishCopy(rel)
+}
+
+// copyAll loads rows that are in COPY's text format already.
 func (t *applyTxn) copyAll(rel *applyRel, rows []byte) error {
+	t.beginCopy(rel)
+	t.fe.Send(&pgproto3.CopyData{Data: rows})
+	t.fe.Send(&pgproto3.CopyDone{})
+	return t.finishCopy(rel)
+}
+
+// beginCopy begins a COPY. It goes out with what precedes it: PostgreSQL passes over rows of a COPY that it refuses, and over a COPY
+// behind a statement that failed.
+func (t *applyTxn) beginCopy(rel *applyRel) {
 	t.sync() // so that the COPY is answered whatever became of what precedes it
 	t.fe.SendQuery(&pgproto3.Query{String: rel.copySQL()})
 	t.syncs++
-	t.fe.Send(&pgproto3.CopyData{Data: rows})
-	t.fe.Send(&pgproto3.CopyDone{})
+}
+
+// finishCopy sends what is left of it, and learns what became of it, and of what preceded it.
+func (t *applyTxn) finishCopy(rel *applyRel) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
