@@ -200,6 +200,9 @@ BEGIN
         low := greatest(s.user_min, least(s.user_max, old.set_min));
         high := greatest(s.user_min, least(s.user_max, old.set_max));
         PERFORM mtm.fence_block(seq, low, high, CASE WHEN s.user_increment > 0 THEN high ELSE low END);
+        IF low = high AND NOT place.called THEN -- it would look like TRUNCATE ... RESTART IDENTITY
+            PERFORM setval(seq::regclass, low, true);
+        END IF;
     END IF;
 END $$;
 
@@ -296,6 +299,7 @@ DECLARE
     ends bigint;        -- the last value in use
     bound bigint;
     rest numeric;       -- values left of those in use
+    width numeric;      -- as many as those, at least
 BEGIN
     SELECT * INTO b FROM mtm.blocks WHERE seqid = seq AND NOT open;
     SELECT * INTO s FROM mtm.sequences WHERE seqid = b.seqid;
@@ -306,7 +310,8 @@ BEGIN
     bound := CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END;
     rest := greatest(0, floor((ends - (mtm.block_place(seq)).next) / s.user_increment) + 1);
     ahead := b.first IS NOT NULL AND b.first = ends::numeric + s.user_increment;
-    switch := b.first IS NOT NULL AND NOT ahead AND rest <= b.size / 8;
+    width := (s.set_max::numeric - s.set_min) / abs(s.user_increment::numeric) + 1;
+    switch := b.first IS NOT NULL AND NOT ahead AND rest <= least(b.size, width) / 8;
     IF b.first IS NULL AND rest <= b.size / 2 AND floor((bound - b.next) / s.user_increment) >= 1 THEN
         want := CASE WHEN b.drawn IS NULL THEN b.size
             WHEN rest = 0 THEN least(8 * b.size, (mtm.block_sizes()).most)
@@ -316,6 +321,32 @@ BEGIN
     END IF;
 END $$;
 
+-- Puts to use what was drawn, if it is time; at_once: even if values in use are lost by that.
+CREATE OR REPLACE FUNCTION mtm.use_block(seq oid, at_once boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    w record;
+    g bigint;
+    behind bigint;
+BEGIN
+    PERFORM FROM mtm.blocks WHERE seqid = seq FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    w := mtm.block_work(seq);
+    g := (w.s).user_increment;
+    behind := (w.b).last;
+    IF w.ahead THEN
+        PERFORM mtm.fence_block(seq, CASE WHEN g > 0 THEN (w.s).set_min ELSE (w.s).set_max END, behind, behind);
+    ELSIF w.switch OR at_once AND (w.b).first IS NOT NULL THEN
+        PERFORM mtm.fence_block(seq, (w.b).first - g, behind, behind), setval(seq::regclass, (w.b).first - g, true),
+            mtm.fence_block(seq, (w.b).first, behind, behind);
+    ELSE
+        RETURN;
+    END IF;
+    UPDATE mtm.blocks SET first = NULL, last = NULL WHERE seqid = seq;
+END $$;
+
 -- Puts to use what was drawn, where it is time, and says how many values are to be drawn for which sequences. The daemon calls it, time
 -- and again, in a transaction by itself. A sequence that somebody has locked comes next time.
 CREATE OR REPLACE FUNCTION mtm.tend_blocks(OUT seq oid, OUT want bigint) RETURNS SETOF record
@@ -323,25 +354,13 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms
 DECLARE
     one oid;
     w record;
-    behind bigint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true); -- the sooner other sessions see the new bounds; what is lost in a crash is repeated
     FOR one IN SELECT seqid FROM mtm.blocks WHERE NOT open LOOP
         BEGIN
             w := mtm.block_work(one);
             IF w.ahead OR w.switch THEN
-                PERFORM FROM mtm.blocks WHERE seqid = one FOR UPDATE SKIP LOCKED;
-                CONTINUE WHEN NOT FOUND;
-                w := mtm.block_work(one);
-                behind := (w.b).last;
-                IF w.ahead THEN
-                    PERFORM mtm.fence_block(one, CASE WHEN (w.s).user_increment > 0 THEN (w.s).set_min ELSE (w.s).set_max END, behind, behind);
-                ELSIF w.switch THEN
-                    PERFORM mtm.fence_block(one, (w.b).first - (w.s).user_increment, behind, behind),
-                        setval(one::regclass, (w.b).first - (w.s).user_increment, true),
-                        mtm.fence_block(one, (w.b).first, behind, behind);
-                END IF;
-                UPDATE mtm.blocks SET first = NULL, last = NULL WHERE seqid = one AND (w.ahead OR w.switch);
+                PERFORM mtm.use_block(one, false);
                 w := mtm.block_work(one);
             END IF;
             IF w.want IS NOT NULL THEN
@@ -355,41 +374,74 @@ BEGIN
     END LOOP;
 END $$;
 
--- Draws values for this node, in a cluster-wide transaction. It returns how many sequences got any.
-CREATE OR REPLACE FUNCTION mtm.draw_blocks(seqs oid[], wants bigint[]) RETURNS int
+-- Draws n values for this node, or as many as there are, in a cluster-wide transaction; fewer than two are none. It returns whether it did.
+CREATE OR REPLACE FUNCTION mtm.draw_block(seq oid, n bigint) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
-    x record;
     b mtm.blocks;
-    s mtm.sequences;
-    n numeric;
+    g numeric;
+    most numeric;
+BEGIN
+    SELECT * INTO b FROM mtm.blocks WHERE seqid = seq AND NOT open FOR UPDATE;
+    SELECT s.user_increment, floor((CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END - b.next) / s.user_increment) + 1 INTO g, most
+    FROM mtm.sequences s WHERE s.seqid = b.seqid;
+    IF b.next - g NOT BETWEEN -9223372036854775808 AND 9223372036854775807 THEN -- use_block sets that
+        b.next := b.next + g;
+        most := most - 1;
+    END IF;
+    most := least(n, most);
+    IF g IS NULL OR most < 2 THEN
+        RETURN false;
+    END IF;
+    UPDATE mtm.blocks SET next = b.next + most * g, last = b.next + (most - 1) * g, drawn = clock_timestamp(),
+        first = CASE WHEN b.last + g = b.next THEN b.first ELSE b.next END WHERE seqid = seq;
+    PERFORM mtm.say_block(seq, b.next, b.next + most * g);
+    RETURN true;
+END $$;
+CREATE OR REPLACE FUNCTION mtm.draw_blocks(seqs oid[], wants bigint[]) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    x record;
     drawn int := 0;
 BEGIN
     FOR x IN SELECT * FROM unnest(seqs, wants) u (seq, want) ORDER BY 1 LOOP
-        SELECT * INTO b FROM mtm.blocks WHERE seqid = x.seq AND NOT open AND first IS NULL FOR UPDATE;
-        SELECT * INTO s FROM mtm.sequences WHERE seqid = b.seqid;
-        CONTINUE WHEN s.seqid IS NULL;
-        IF b.next - s.user_increment NOT BETWEEN -9223372036854775808 AND 9223372036854775807 THEN -- tend_blocks sets that
-            b.next := b.next + s.user_increment;
+        IF mtm.draw_block(x.seq, x.want) THEN
+            UPDATE mtm.blocks SET size = x.want WHERE seqid = x.seq;
+            drawn := drawn + 1;
         END IF;
-        n := least(x.want, floor((CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END - b.next) / s.user_increment) + 1);
-        CONTINUE WHEN n < 2;
-        UPDATE mtm.blocks SET first = b.next, last = b.next + (n - 1) * s.user_increment, next = b.next + n * s.user_increment,
-            size = x.want, drawn = clock_timestamp() WHERE seqid = b.seqid;
-        PERFORM mtm.say_block(b.seqid, b.next, b.next + n * s.user_increment);
-        drawn := drawn + 1;
     END LOOP;
     RETURN drawn;
+END $$;
+
+-- Has this node draw n numbers of a sequence now, for who needs many at once, in COPY or in one transaction. They are drawn when it returns,
+-- whatever becomes of the transaction that asks; what the node had left of its numbers may be lost by that.
+CREATE OR REPLACE FUNCTION mtm.reserve_numbers(seq regclass, n bigint) RETURNS void
+LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+    b mtm.blocks;
+BEGIN
+    SELECT * INTO b FROM mtm.blocks WHERE seqid = seq;
+    IF NOT has_sequence_privilege(who, seq, 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for sequence %', seq USING ERRCODE = 'insufficient_privilege';
+    ELSIF n NOT BETWEEN 2 AND 1000000000 THEN
+        RAISE EXCEPTION '% numbers cannot be reserved', n USING ERRCODE = 'invalid_parameter_value', HINT = 'From 2 to 1000000000 can.';
+    ELSIF b.seqid IS NULL THEN
+        RAISE EXCEPTION 'sequence % has no mode block', seq USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Its numbers need not be reserved.';
+    ELSIF NOT b.open THEN
+        PERFORM mtm.ask('b' || seq::oid || ' ' || n);
+    END IF;
 END $$;
 
 -- Whether what nextval() said of a sequence that is used up, in whatever language, is about the end of a range of this node's.
 CREATE OR REPLACE FUNCTION mtm.is_block_end(message text) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid JOIN mtm.blocks b ON b.seqid = m.seqid
-        WHERE m.mode = 'block' AND strpos(message, c.relname) > 0
+        WHERE m.mode = 'block' AND message ~ ('\W' || regexp_replace(c.relname, '(\W)', '\\\1', 'g') || '\W')
         AND strpos(message, '(' || CASE WHEN m.user_increment > 0 THEN m.user_max ELSE m.user_min END || ')') = 0)
 $$;
 
 REVOKE ALL ON FUNCTION mtm.fence_block, mtm.block_place, mtm.empty_block, mtm.open_block, mtm.renew_block, mtm.say_block, mtm.close_block, mtm.follow_block,
     mtm.make_block, mtm.block_altered, mtm.has_blocks, mtm.setval_block, mtm.truncated, mtm.block_owners, mtm.set_truncates, mtm.release_block,
-    mtm.block_work, mtm.tend_blocks, mtm.draw_blocks, mtm.is_block_end, mtm.may_block FROM public;
+    mtm.block_work, mtm.use_block, mtm.tend_blocks, mtm.draw_block, mtm.draw_blocks, mtm.is_block_end, mtm.may_block FROM public;

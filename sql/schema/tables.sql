@@ -127,6 +127,6 @@ REVOKE ALL ON ALL TABLES IN SCHEMA mtm FROM public;
 -- Nor may members of pg_read_all_data and pg_write_all_data.
 ALTER TABLE mtm.said ENABLE ROW LEVEL SECURITY;
 ALTER TABLE mtm.daemon_state ENABLE ROW LEVEL SECURITY;
-GRANT SELECT ON mtm.version, mtm.sequences TO public;
+GRANT SELECT ON mtm.version, mtm.sequences, mtm.blocks TO public;
 GRANT INSERT ON mtm.setvals TO public;
 GRANT SELECT, INSERT ON mtm.local_tables TO public; -- the triggers say who may (local.sql)
