@@ -161,8 +161,10 @@ func (b *blocks) session(ctx context.Context) error {
 		}
 		switch {
 		case again:
-			timer.Reset(rand.N(blocksRetry)) // who waits goes on waiting
-			continue
+			timer.Reset(rand.N(blocksRetry))
+			if !drawn { // who waits goes on waiting
+				continue
+			}
 		case time.Since(busy) < blocksCalm:
 			timer.Reset(max(blocksBusy, blocksShare*time.Since(began)))
 		default:
@@ -179,7 +181,7 @@ func release(waiting []chan struct{}) {
 	}
 }
 
-// round puts to use what was drawn, and draws what there is to be drawn. again: another node came first.
+// round puts to use what was drawn, and draws what there is to be drawn. again: somebody else, perhaps another node, came first.
 func (b *blocks) round(ctx context.Context, conn *pgx.Conn) (again, drawn bool, err error) {
 	if b.d.gate.Refused() != nil {
 		return false, false, nil
@@ -196,8 +198,8 @@ func (b *blocks) round(ctx context.Context, conn *pgx.Conn) (again, drawn bool, 
 		b.d.log.Debug("numbers are not drawn", keyError, failure)
 		return mtm.SafeToRetry(failure), false, nil
 	}
-	_, _, err = tend(ctx, conn)
-	return false, true, err
+	seqs, _, err = tend(ctx, conn)
+	return len(seqs) > 0, true, err
 }
 
 // tend returns for which sequences how many numbers are wanted.

@@ -221,9 +221,16 @@ END $$;
 -- setval(seq, v, called) of a client: it begins anew, on all nodes, when the transaction commits.
 CREATE OR REPLACE FUNCTION mtm.setval_block(seq oid, v bigint, called boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s mtm.sequences;
 BEGIN
+    SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
+    IF v NOT BETWEEN s.user_min AND s.user_max THEN
+        RAISE EXCEPTION 'setval: value % is out of bounds for sequence "%" (%..%)', v, (SELECT relname FROM pg_class WHERE oid = seq), s.user_min, s.user_max
+            USING ERRCODE = 'numeric_value_out_of_range';
+    END IF;
     PERFORM mtm.renew_block(seq);
-    PERFORM mtm.open_block(seq, v::numeric + CASE WHEN called THEN (SELECT user_increment FROM mtm.sequences WHERE seqid = seq) ELSE 0 END);
+    PERFORM mtm.open_block(seq, v::numeric + CASE WHEN called THEN s.user_increment ELSE 0 END);
 END $$;
 
 -- Triggers of tables that own block sequences: was it TRUNCATE ... RESTART IDENTITY?
@@ -375,14 +382,18 @@ BEGIN
 END $$;
 
 -- Draws n values for this node, or as many as there are, in a cluster-wide transaction; fewer than two are none. It returns whether it did.
-CREATE OR REPLACE FUNCTION mtm.draw_block(seq oid, n bigint) RETURNS boolean
+-- patient: it waits for who else draws.
+CREATE OR REPLACE FUNCTION mtm.draw_block(seq oid, n bigint, patient boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     b mtm.blocks;
     g numeric;
     most numeric;
 BEGIN
-    SELECT * INTO b FROM mtm.blocks WHERE seqid = seq AND NOT open FOR UPDATE;
+    IF patient THEN
+        PERFORM FROM mtm.blocks WHERE seqid = seq FOR UPDATE;
+    END IF;
+    SELECT * INTO b FROM mtm.blocks WHERE seqid = seq AND NOT open FOR UPDATE SKIP LOCKED;
     SELECT s.user_increment, floor((CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END - b.next) / s.user_increment) + 1 INTO g, most
     FROM mtm.sequences s WHERE s.seqid = b.seqid;
     IF b.next - g NOT BETWEEN -9223372036854775808 AND 9223372036854775807 THEN -- use_block sets that
@@ -405,7 +416,7 @@ DECLARE
     drawn int := 0;
 BEGIN
     FOR x IN SELECT * FROM unnest(seqs, wants) u (seq, want) ORDER BY 1 LOOP
-        IF mtm.draw_block(x.seq, x.want) THEN
+        IF mtm.draw_block(x.seq, x.want, false) THEN
             UPDATE mtm.blocks SET size = x.want WHERE seqid = x.seq;
             drawn := drawn + 1;
         END IF;
@@ -438,8 +449,10 @@ END $$;
 CREATE OR REPLACE FUNCTION mtm.is_block_end(message text) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid JOIN mtm.blocks b ON b.seqid = m.seqid
+            CROSS JOIN LATERAL (SELECT CASE WHEN m.user_increment > 0 THEN m.user_max ELSE m.user_min END) e (bound)
         WHERE m.mode = 'block' AND message ~ ('\W' || regexp_replace(c.relname, '(\W)', '\\\1', 'g') || '\W')
-        AND strpos(message, '(' || CASE WHEN m.user_increment > 0 THEN m.user_max ELSE m.user_min END || ')') = 0)
+        AND strpos(message, '(' || bound || ')') = 0 -- the end of all
+        AND (b.first IS NOT NULL OR b.drawn > clock_timestamp() - interval '5 s' OR floor((bound - b.next) / m.user_increment) >= 1))
 $$;
 
 REVOKE ALL ON FUNCTION mtm.fence_block, mtm.block_place, mtm.empty_block, mtm.open_block, mtm.renew_block, mtm.say_block, mtm.close_block, mtm.follow_block,

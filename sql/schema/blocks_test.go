@@ -197,6 +197,17 @@ func TestBlocksFollowEachOther(t *testing.T) {
 	require.Len(t, got, 1000)
 	require.EqualValues(t, got[0]+999, got[999])
 
+	// What only looks like RESTART, where no value has been given yet, costs one value.
+	c.transact(1, committed, "DROP SEQUENCE s;\nCREATE SEQUENCE s", ``)
+	c.given = map[int64]int{}
+	c.tend(0, committed, committed)
+	require.Equal(t, []int64{33}, c.next(0, 1))
+	c.transact(1, committed, `ALTER SEQUENCE s OWNED BY NONE /* no restart */`, ``)
+	require.Equal(t, []int64{2}, c.next(1, 1))
+	c.next(0, 31)
+	c.tend(0, committed, committed)
+	require.Equal(t, []int64{65}, c.next(0, 1))
+
 	// A drawer who does not know what others have drawn is told so.
 	_, err := c.cluster[2].Exec(testContext(t), `SELECT mtm.follow_block('public', 's', 40, 50)`)
 	require.Equal(t, "40001", sqlState(err))
