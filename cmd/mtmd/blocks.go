@@ -129,6 +129,7 @@ func (b *blocks) session(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		asked := false
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -141,6 +142,7 @@ func (b *blocks) session(ctx context.Context) error {
 			if !is {
 				continue
 			}
+			asked = true
 		case r := <-b.orders:
 			failure, err := b.fill(ctx, conn, r)
 			if r.done <- failure; err != nil {
@@ -152,7 +154,7 @@ func (b *blocks) session(ctx context.Context) error {
 		case <-timer.C:
 		}
 		began := time.Now()
-		again, drawn, err := b.round(ctx, conn)
+		again, drawn, err := b.round(ctx, conn, asked || len(waiting) > 0)
 		if err != nil {
 			return err
 		}
@@ -182,11 +184,11 @@ func release(waiting []chan struct{}) {
 }
 
 // round puts to use what was drawn, and draws what there is to be drawn. again: somebody else, perhaps another node, came first.
-func (b *blocks) round(ctx context.Context, conn *pgx.Conn) (again, drawn bool, err error) {
+func (b *blocks) round(ctx context.Context, conn *pgx.Conn, asked bool) (again, drawn bool, err error) {
 	if b.d.gate.Refused() != nil {
 		return false, false, nil
 	}
-	seqs, wants, err := tend(ctx, conn)
+	seqs, wants, err := tend(ctx, conn, asked)
 	if err != nil || len(seqs) == 0 {
 		return false, false, err
 	}
@@ -198,14 +200,14 @@ func (b *blocks) round(ctx context.Context, conn *pgx.Conn) (again, drawn bool, 
 		b.d.log.Debug("numbers are not drawn", keyError, failure)
 		return mtm.SafeToRetry(failure), false, nil
 	}
-	seqs, _, err = tend(ctx, conn)
+	seqs, _, err = tend(ctx, conn, false)
 	return len(seqs) > 0, true, err
 }
 
 // tend returns for which sequences how many numbers are wanted.
-func tend(ctx context.Context, conn *pgx.Conn) (seqs []uint32, wants []int64, err error) {
+func tend(ctx context.Context, conn *pgx.Conn, asked bool) (seqs []uint32, wants []int64, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, drawing, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT seq, want FROM mtm.tend_blocks()`)
+		rows, err := tx.Query(ctx, `SELECT seq, want FROM mtm.tend_blocks($1)`, asked)
 		if err != nil {
 			return err
 		}

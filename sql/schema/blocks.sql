@@ -27,13 +27,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_sequence p JOIN pg_class c ON c.oid = p.seqrelid WHERE p.seqrelid = s.seqid
 $$;
 
--- Sets the bounds in the catalog.
+-- Sets the bounds in the catalog. PostgreSQL wants two values between them, at least; the one that is added is one that nextval() has passed.
 CREATE OR REPLACE FUNCTION mtm.fence_block(seq oid, one bigint, other bigint, start bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    low bigint := least(one, other);
+    high bigint := greatest(one, other);
 BEGIN
-    UPDATE pg_sequence SET seqmin = least(one, other), seqmax = greatest(one, other), seqstart = start WHERE seqrelid = seq;
-    UPDATE mtm.sequences SET set_min = least(one, other), set_max = greatest(one, other), set_start = start, set_increment = user_increment
-    WHERE seqid = seq;
+    IF low = high AND (SELECT user_increment > 0 FROM mtm.sequences WHERE seqid = seq) THEN
+        low := low - 1;
+    ELSIF low = high THEN
+        high := high + 1;
+    END IF;
+    UPDATE pg_sequence SET seqmin = low, seqmax = high, seqstart = start WHERE seqrelid = seq;
+    UPDATE mtm.sequences SET set_min = low, set_max = high, set_start = start, set_increment = user_increment WHERE seqid = seq;
 END $$;
 
 -- Where a sequence stands: the value that nextval() would give if nothing bounded it, and whether the last one is given.
@@ -49,10 +56,12 @@ CREATE OR REPLACE FUNCTION mtm.empty_block(seq oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s mtm.sequences;
+    v bigint;
 BEGIN
     SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
-    PERFORM mtm.fence_block(seq, s.user_start, s.user_start, s.user_start), setval(seq::regclass, s.user_start, true);
-    UPDATE mtm.blocks SET open = false, first = NULL, last = NULL, size = (mtm.block_sizes()).least_, drawn = NULL WHERE seqid = seq;
+    v := CASE WHEN s.user_increment > 0 THEN greatest(s.user_start, s.user_min + 1) ELSE least(s.user_start, s.user_max - 1) END;
+    PERFORM mtm.fence_block(seq, v, v, v), setval(seq::regclass, v, true);
+    UPDATE mtm.blocks SET open = false, first = NULL, last = NULL, size = (mtm.block_sizes()).least_, drawn = NULL, since = clock_timestamp() WHERE seqid = seq;
 END $$;
 
 -- Begins anew at v, which may be past the end. The sequence has a new file in this transaction.
@@ -70,8 +79,8 @@ BEGIN
     ELSE
         PERFORM setval(seq::regclass, bound, true);
     END IF;
-    INSERT INTO mtm.blocks VALUES (seq, v, (mtm.block_sizes()).least_, NULL, NULL, NULL, true)
-        ON CONFLICT (seqid) DO UPDATE SET next = v, size = excluded.size, first = NULL, last = NULL, drawn = NULL, open = true;
+    INSERT INTO mtm.blocks VALUES (seq, v, (mtm.block_sizes()).least_, NULL, NULL, NULL, true, clock_timestamp())
+        ON CONFLICT (seqid) DO UPDATE SET next = v, size = excluded.size, first = NULL, last = NULL, drawn = NULL, open = true, since = excluded.since;
     PERFORM set_config('mtm.ddl_nested', 'on', true); -- so that the transaction is sent
 END $$;
 
@@ -108,11 +117,13 @@ BEGIN
     SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
     IF b.seqid IS NULL OR s.seqid IS NULL THEN
         RETURN NULL;
-    ELSIF current_setting('mtm.gateway', true) IS DISTINCT FROM 'on' THEN
+    END IF;
+    place := mtm.block_place(seq);
+    IF current_setting('mtm.gateway', true) IS DISTINCT FROM 'on' THEN -- what was given here, by a statement that ran on all nodes, is
+        UPDATE mtm.blocks SET next = place.next WHERE seqid = seq AND (place.next - next) * s.user_increment > 0;
         PERFORM mtm.empty_block(seq);
         RETURN NULL;
     END IF;
-    place := mtm.block_place(seq);
     bound := CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END;
     n := least(b.size, floor((bound - place.next) / s.user_increment) + 1);
     IF n < 2 THEN -- the end
@@ -298,9 +309,10 @@ BEGIN
     DELETE FROM mtm.sequences WHERE seqid = seq;
 END $$;
 
--- What there is to be done for a sequence. ahead: what was drawn follows what is in use. switch: it does not, and it is time to leave what is in
+-- What there is to be done for a sequence. asked: somebody waits for numbers; else nobody draws a first block soon after the sequence began anew, for
+-- whoever did that may not be done with it, and would meet who draws. ahead: what was drawn follows what is in use. switch: it does not, and it is time to leave what is in
 -- use. want: how many values are to be drawn now; NULL: none.
-CREATE OR REPLACE FUNCTION mtm.block_work(seq oid, OUT b mtm.blocks, OUT s mtm.sequences, OUT ahead boolean, OUT switch boolean, OUT want bigint)
+CREATE OR REPLACE FUNCTION mtm.block_work(seq oid, asked boolean, OUT b mtm.blocks, OUT s mtm.sequences, OUT ahead boolean, OUT switch boolean, OUT want bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ends bigint;        -- the last value in use
@@ -319,7 +331,7 @@ BEGIN
     ahead := b.first IS NOT NULL AND b.first = ends::numeric + s.user_increment;
     width := (s.set_max::numeric - s.set_min) / abs(s.user_increment::numeric) + 1;
     switch := b.first IS NOT NULL AND NOT ahead AND rest <= least(b.size, width) / 8;
-    IF b.first IS NULL AND rest <= b.size / 2 AND floor((bound - b.next) / s.user_increment) >= 1 THEN
+    IF b.first IS NULL AND rest <= b.size / 2 AND (asked OR b.drawn IS NOT NULL OR b.since < clock_timestamp() - interval '5 s') AND floor((bound - b.next) / s.user_increment) >= 1 THEN
         want := CASE WHEN b.drawn IS NULL THEN b.size
             WHEN rest = 0 THEN least(8 * b.size, (mtm.block_sizes()).most)
             WHEN b.drawn > clock_timestamp() - interval '3 s' THEN least(2 * b.size, (mtm.block_sizes()).most)
@@ -340,7 +352,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    w := mtm.block_work(seq);
+    w := mtm.block_work(seq, false);
     g := (w.s).user_increment;
     behind := (w.b).last;
     IF w.ahead THEN
@@ -356,7 +368,7 @@ END $$;
 
 -- Puts to use what was drawn, where it is time, and says how many values are to be drawn for which sequences. The daemon calls it, time
 -- and again, in a transaction by itself. A sequence that somebody has locked comes next time.
-CREATE OR REPLACE FUNCTION mtm.tend_blocks(OUT seq oid, OUT want bigint) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION mtm.tend_blocks(asked boolean, OUT seq oid, OUT want bigint) RETURNS SETOF record
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     one oid;
@@ -365,10 +377,10 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true); -- the sooner other sessions see the new bounds; what is lost in a crash is repeated
     FOR one IN SELECT seqid FROM mtm.blocks WHERE NOT open LOOP
         BEGIN
-            w := mtm.block_work(one);
+            w := mtm.block_work(one, asked);
             IF w.ahead OR w.switch THEN
                 PERFORM mtm.use_block(one, false);
-                w := mtm.block_work(one);
+                w := mtm.block_work(one, asked);
             END IF;
             IF w.want IS NOT NULL THEN
                 seq := one;

@@ -111,16 +111,16 @@ func (c *blockCluster) next(node, n int) (got []int64) {
 func (c *blockCluster) tend(node int, end, use fate) {
 	c.t.Helper()
 	conn := c.cluster[node]
-	wanted := query(c.t, conn, `SELECT seq, want FROM mtm.tend_blocks()`)
+	wanted := query(c.t, conn, `SELECT seq, want FROM mtm.tend_blocks(true)`)
 	for _, w := range wanted {
 		seq, want, _ := strings.Cut(w, "|")
 		c.transact(node, end, `SELECT mtm.draw_blocks('{`+seq+`}', '{`+want+`}')`, ``)
 	}
 	switch use {
 	case committed:
-		mustExec(c.t, conn, `SELECT mtm.tend_blocks()`)
+		mustExec(c.t, conn, `SELECT mtm.tend_blocks(true)`)
 	case lost:
-		mustExec(c.t, conn, `BEGIN; SELECT mtm.tend_blocks(); ROLLBACK`)
+		mustExec(c.t, conn, `BEGIN; SELECT mtm.tend_blocks(true); ROLLBACK`)
 	}
 }
 

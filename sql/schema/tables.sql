@@ -52,7 +52,8 @@ CREATE TABLE mtm.blocks (
     first bigint,                   -- drawn, and not in use yet; NULL: none
     last bigint,
     drawn timestamptz,              -- when; NULL: not since it began anew
-    open boolean NOT NULL           -- the transaction that writes this begins anew
+    open boolean NOT NULL,          -- the transaction that writes this begins anew
+    since timestamptz NOT NULL      -- when it began anew
 );
 
 -- Tables whose REPLICA IDENTITY FULL is our doing; ddl.sql.
