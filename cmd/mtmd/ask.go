@@ -191,6 +191,11 @@ func (d *daemon) answer(ctx context.Context, q schema.Question) (string, *mtm.Er
 			return gid.String(), nil
 		}
 		return "", nil
+	case verb == schema.AskNumbers && q.Admin:
+		var r reservation
+		if _, err := fmt.Sscanf(rest, "%d %d", &r.seq, &r.n); err == nil {
+			return "", d.blocks.reserve(ctx, r)
+		}
 	case verb == schema.AskOutcome && strings.HasPrefix(rest, mtm.GIDPrefix):
 		gid, ok := mtm.ParseGID(rest)
 		if !ok {

@@ -19,6 +19,7 @@ const (
 	blocksBusy = 100 * time.Millisecond // for blocksCalm after numbers were drawn
 	blocksCalm = 10 * time.Second
 
+	blocksShare = 20                     // of the time, at most one in so many is spent on that
 	blocksWait  = 3 * time.Second        // how long a session waits for numbers
 	blocksRetry = 200 * time.Millisecond // at most, after a conflict with a node that drew at the same time
 )
@@ -29,6 +30,14 @@ type blocks struct {
 	d      *daemon
 	wanted chan chan struct{} // closed when a round that began later is over
 	ends   chan blockEnd
+	orders chan reservation
+}
+
+// reservation asks for n numbers of a sequence, at once.
+type reservation struct {
+	seq  uint32
+	n    int64
+	done chan *mtm.Error // has room for one
 }
 
 // blockEnd asks whether a message of PostgreSQL's is about the end of a range.
@@ -38,7 +47,7 @@ type blockEnd struct {
 }
 
 func newBlocks(d *daemon) *blocks {
-	return &blocks{d: d, wanted: make(chan chan struct{}), ends: make(chan blockEnd)}
+	return &blocks{d: d, wanted: make(chan chan struct{}), ends: make(chan blockEnd), orders: make(chan reservation)}
 }
 
 // Short implements gateway.Numbers.
@@ -75,6 +84,23 @@ func (b *blocks) Refill(ctx context.Context) {
 	}
 }
 
+// reserve draws numbers for a session that asks for them.
+func (b *blocks) reserve(ctx context.Context, r reservation) *mtm.Error {
+	ctx, cancel := context.WithTimeout(ctx, blocksWait)
+	defer cancel()
+	r.done = make(chan *mtm.Error, 1)
+	select {
+	case b.orders <- r:
+		select {
+		case e := <-r.done:
+			return e
+		case <-ctx.Done():
+		}
+	case <-ctx.Done():
+	}
+	return &mtm.Error{Code: mtm.CodeSerialization, Msg: "the numbers have not been drawn yet"}
+}
+
 // Run draws until ctx ends; a PostgreSQL that is away is tried again.
 func (b *blocks) Run(ctx context.Context) error {
 	for {
@@ -103,6 +129,7 @@ func (b *blocks) session(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		asked := false
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -115,11 +142,19 @@ func (b *blocks) session(ctx context.Context) error {
 			if !is {
 				continue
 			}
+			asked = true
+		case r := <-b.orders:
+			failure, err := b.fill(ctx, conn, r)
+			if r.done <- failure; err != nil {
+				return err
+			}
+			continue
 		case done := <-b.wanted:
 			waiting = append(waiting, done)
 		case <-timer.C:
 		}
-		again, drawn, err := b.round(ctx, conn)
+		began := time.Now()
+		again, drawn, err := b.round(ctx, conn, asked || len(waiting) > 0)
 		if err != nil {
 			return err
 		}
@@ -128,12 +163,14 @@ func (b *blocks) session(ctx context.Context) error {
 		}
 		switch {
 		case again:
-			timer.Reset(rand.N(blocksRetry)) // who waits goes on waiting
-			continue
+			timer.Reset(rand.N(blocksRetry))
+			if !drawn { // who waits goes on waiting
+				continue
+			}
 		case time.Since(busy) < blocksCalm:
-			timer.Reset(blocksBusy)
+			timer.Reset(max(blocksBusy, blocksShare*time.Since(began)))
 		default:
-			timer.Reset(blocksIdle)
+			timer.Reset(max(blocksIdle, blocksShare*time.Since(began)))
 		}
 		release(waiting)
 		waiting = waiting[:0]
@@ -146,16 +183,16 @@ func release(waiting []chan struct{}) {
 	}
 }
 
-// round puts to use what was drawn, and draws what there is to be drawn. again: another node came first.
-func (b *blocks) round(ctx context.Context, conn *pgx.Conn) (again, drawn bool, err error) {
+// round puts to use what was drawn, and draws what there is to be drawn. again: somebody else, perhaps another node, came first.
+func (b *blocks) round(ctx context.Context, conn *pgx.Conn, asked bool) (again, drawn bool, err error) {
 	if b.d.gate.Refused() != nil {
 		return false, false, nil
 	}
-	seqs, wants, err := tend(ctx, conn)
+	seqs, wants, err := tend(ctx, conn, asked)
 	if err != nil || len(seqs) == 0 {
 		return false, false, err
 	}
-	failure, err := b.draw(ctx, conn, seqs, wants)
+	failure, err := b.draw(ctx, conn, `SELECT mtm.draw_blocks($1, $2) > 0`, seqs, wants)
 	if err != nil {
 		return false, false, err
 	}
@@ -163,14 +200,14 @@ func (b *blocks) round(ctx context.Context, conn *pgx.Conn) (again, drawn bool, 
 		b.d.log.Debug("numbers are not drawn", keyError, failure)
 		return mtm.SafeToRetry(failure), false, nil
 	}
-	_, _, err = tend(ctx, conn)
-	return false, true, err
+	seqs, _, err = tend(ctx, conn, false)
+	return len(seqs) > 0, true, err
 }
 
 // tend returns for which sequences how many numbers are wanted.
-func tend(ctx context.Context, conn *pgx.Conn) (seqs []uint32, wants []int64, err error) {
+func tend(ctx context.Context, conn *pgx.Conn, asked bool) (seqs []uint32, wants []int64, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, drawing, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT seq, want FROM mtm.tend_blocks()`)
+		rows, err := tx.Query(ctx, `SELECT seq, want FROM mtm.tend_blocks($1)`, asked)
 		if err != nil {
 			return err
 		}
@@ -187,18 +224,40 @@ func tend(ctx context.Context, conn *pgx.Conn) (seqs []uint32, wants []int64, er
 
 var drawing = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
 
-// draw is one transaction of the whole cluster. failure: it was not committed, or nobody knows; err: the session is of no use.
-func (b *blocks) draw(ctx context.Context, conn *pgx.Conn, seqs []uint32, wants []int64) (failure *mtm.Error, err error) {
+// fill carries out a reservation.
+func (b *blocks) fill(ctx context.Context, conn *pgx.Conn, r reservation) (failure *mtm.Error, err error) {
+	if failure := b.d.gate.Refused(); failure != nil {
+		return failure, nil
+	}
+	for try := 0; try < 5; try++ {
+		failure, err = b.draw(ctx, conn, `SELECT mtm.draw_block($1, $2)`, r.seq, r.n)
+		if err != nil || failure == nil || !mtm.SafeToRetry(failure) {
+			break
+		}
+	}
+	if err != nil || failure != nil {
+		return failure, err
+	}
+	err = pgx.BeginTxFunc(ctx, conn, drawing, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `SELECT mtm.use_block($1, true)`, r.seq)
+		return err
+	})
+	return nil, err
+}
+
+// draw is one transaction of the whole cluster, in which the query draws, and says whether it did. failure: it was not committed, or nobody
+// knows; err: the session is of no use.
+func (b *blocks) draw(ctx context.Context, conn *pgx.Conn, query string, args ...any) (failure *mtm.Error, err error) {
 	tx, err := conn.BeginTx(ctx, drawing)
 	if err != nil {
 		return nil, err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it has ended, or the session is broken
-	var n int
-	if err := tx.QueryRow(ctx, `SELECT mtm.draw_blocks($1, $2)`, seqs, wants).Scan(&n); err != nil {
+	var drawn bool
+	if err := tx.QueryRow(ctx, query, args...).Scan(&drawn); err != nil {
 		return refusedDraw(err)
 	}
-	if n == 0 {
+	if !drawn {
 		return nil, nil
 	}
 	gid, err := b.d.gate.Permit(ctx, 0)

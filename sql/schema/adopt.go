@@ -98,7 +98,7 @@ func InstallCopy(ctx context.Context, conn *pgx.Conn, p Params, a Adaptations) (
 			if s.Mode != "block" {
 				continue
 			}
-			if _, err := tx.Exec(ctx, `INSERT INTO mtm.blocks VALUES ($1::text::regclass, $2::text::numeric, 0, NULL, NULL, NULL, false)`, s.Name, s.Next); err != nil {
+			if _, err := tx.Exec(ctx, `INSERT INTO mtm.blocks VALUES ($1::text::regclass, $2::text::numeric, 0, NULL, NULL, NULL, false, now())`, s.Name, s.Next); err != nil {
 				return fmt.Errorf("sequence %s: %w", s.Name, err)
 			}
 		}

@@ -24,6 +24,9 @@ const (
 	AskOutcome = "o" // before a gid: what became of that transaction
 	AskLastGID = "l" // the session's last commit
 
+	// Of mtm.reserve_numbers, and so proved as those of administrators are: before the OID of a sequence, a space and how many.
+	AskNumbers = "b"
+
 	// Of administrators: see admin.sql.
 	AskArgument = "n" // before the beginning of an argument, in base64; AskMore has what follows
 	AskMore     = "p"

@@ -27,13 +27,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_sequence p JOIN pg_class c ON c.oid = p.seqrelid WHERE p.seqrelid = s.seqid
 $$;
 
--- Sets the bounds in the catalog.
+-- Sets the bounds in the catalog. PostgreSQL wants two values between them, at least; the one that is added is one that nextval() has passed.
 CREATE OR REPLACE FUNCTION mtm.fence_block(seq oid, one bigint, other bigint, start bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    low bigint := least(one, other);
+    high bigint := greatest(one, other);
 BEGIN
-    UPDATE pg_sequence SET seqmin = least(one, other), seqmax = greatest(one, other), seqstart = start WHERE seqrelid = seq;
-    UPDATE mtm.sequences SET set_min = least(one, other), set_max = greatest(one, other), set_start = start, set_increment = user_increment
-    WHERE seqid = seq;
+    IF low = high AND (SELECT user_increment > 0 FROM mtm.sequences WHERE seqid = seq) THEN
+        low := low - 1;
+    ELSIF low = high THEN
+        high := high + 1;
+    END IF;
+    UPDATE pg_sequence SET seqmin = low, seqmax = high, seqstart = start WHERE seqrelid = seq;
+    UPDATE mtm.sequences SET set_min = low, set_max = high, set_start = start, set_increment = user_increment WHERE seqid = seq;
 END $$;
 
 -- Where a sequence stands: the value that nextval() would give if nothing bounded it, and whether the last one is given.
@@ -49,10 +56,12 @@ CREATE OR REPLACE FUNCTION mtm.empty_block(seq oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s mtm.sequences;
+    v bigint;
 BEGIN
     SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
-    PERFORM mtm.fence_block(seq, s.user_start, s.user_start, s.user_start), setval(seq::regclass, s.user_start, true);
-    UPDATE mtm.blocks SET open = false, first = NULL, last = NULL, size = (mtm.block_sizes()).least_, drawn = NULL WHERE seqid = seq;
+    v := CASE WHEN s.user_increment > 0 THEN greatest(s.user_start, s.user_min + 1) ELSE least(s.user_start, s.user_max - 1) END;
+    PERFORM mtm.fence_block(seq, v, v, v), setval(seq::regclass, v, true);
+    UPDATE mtm.blocks SET open = false, first = NULL, last = NULL, size = (mtm.block_sizes()).least_, drawn = NULL, since = clock_timestamp() WHERE seqid = seq;
 END $$;
 
 -- Begins anew at v, which may be past the end. The sequence has a new file in this transaction.
@@ -70,8 +79,8 @@ BEGIN
     ELSE
         PERFORM setval(seq::regclass, bound, true);
     END IF;
-    INSERT INTO mtm.blocks VALUES (seq, v, (mtm.block_sizes()).least_, NULL, NULL, NULL, true)
-        ON CONFLICT (seqid) DO UPDATE SET next = v, size = excluded.size, first = NULL, last = NULL, drawn = NULL, open = true;
+    INSERT INTO mtm.blocks VALUES (seq, v, (mtm.block_sizes()).least_, NULL, NULL, NULL, true, clock_timestamp())
+        ON CONFLICT (seqid) DO UPDATE SET next = v, size = excluded.size, first = NULL, last = NULL, drawn = NULL, open = true, since = excluded.since;
     PERFORM set_config('mtm.ddl_nested', 'on', true); -- so that the transaction is sent
 END $$;
 
@@ -108,11 +117,13 @@ BEGIN
     SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
     IF b.seqid IS NULL OR s.seqid IS NULL THEN
         RETURN NULL;
-    ELSIF current_setting('mtm.gateway', true) IS DISTINCT FROM 'on' THEN
+    END IF;
+    place := mtm.block_place(seq);
+    IF current_setting('mtm.gateway', true) IS DISTINCT FROM 'on' THEN -- what was given here, by a statement that ran on all nodes, is
+        UPDATE mtm.blocks SET next = place.next WHERE seqid = seq AND (place.next - next) * s.user_increment > 0;
         PERFORM mtm.empty_block(seq);
         RETURN NULL;
     END IF;
-    place := mtm.block_place(seq);
     bound := CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END;
     n := least(b.size, floor((bound - place.next) / s.user_increment) + 1);
     IF n < 2 THEN -- the end
@@ -200,6 +211,9 @@ BEGIN
         low := greatest(s.user_min, least(s.user_max, old.set_min));
         high := greatest(s.user_min, least(s.user_max, old.set_max));
         PERFORM mtm.fence_block(seq, low, high, CASE WHEN s.user_increment > 0 THEN high ELSE low END);
+        IF low = high AND NOT place.called THEN -- it would look like TRUNCATE ... RESTART IDENTITY
+            PERFORM setval(seq::regclass, low, true);
+        END IF;
     END IF;
 END $$;
 
@@ -218,9 +232,16 @@ END $$;
 -- setval(seq, v, called) of a client: it begins anew, on all nodes, when the transaction commits.
 CREATE OR REPLACE FUNCTION mtm.setval_block(seq oid, v bigint, called boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s mtm.sequences;
 BEGIN
+    SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
+    IF v NOT BETWEEN s.user_min AND s.user_max THEN
+        RAISE EXCEPTION 'setval: value % is out of bounds for sequence "%" (%..%)', v, (SELECT relname FROM pg_class WHERE oid = seq), s.user_min, s.user_max
+            USING ERRCODE = 'numeric_value_out_of_range';
+    END IF;
     PERFORM mtm.renew_block(seq);
-    PERFORM mtm.open_block(seq, v::numeric + CASE WHEN called THEN (SELECT user_increment FROM mtm.sequences WHERE seqid = seq) ELSE 0 END);
+    PERFORM mtm.open_block(seq, v::numeric + CASE WHEN called THEN s.user_increment ELSE 0 END);
 END $$;
 
 -- Triggers of tables that own block sequences: was it TRUNCATE ... RESTART IDENTITY?
@@ -288,14 +309,16 @@ BEGIN
     DELETE FROM mtm.sequences WHERE seqid = seq;
 END $$;
 
--- What there is to be done for a sequence. ahead: what was drawn follows what is in use. switch: it does not, and it is time to leave what is in
+-- What there is to be done for a sequence. asked: somebody waits for numbers; else nobody draws a first block soon after the sequence began anew, for
+-- whoever did that may not be done with it, and would meet who draws. ahead: what was drawn follows what is in use. switch: it does not, and it is time to leave what is in
 -- use. want: how many values are to be drawn now; NULL: none.
-CREATE OR REPLACE FUNCTION mtm.block_work(seq oid, OUT b mtm.blocks, OUT s mtm.sequences, OUT ahead boolean, OUT switch boolean, OUT want bigint)
+CREATE OR REPLACE FUNCTION mtm.block_work(seq oid, asked boolean, OUT b mtm.blocks, OUT s mtm.sequences, OUT ahead boolean, OUT switch boolean, OUT want bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ends bigint;        -- the last value in use
     bound bigint;
     rest numeric;       -- values left of those in use
+    width numeric;      -- as many as those, at least
 BEGIN
     SELECT * INTO b FROM mtm.blocks WHERE seqid = seq AND NOT open;
     SELECT * INTO s FROM mtm.sequences WHERE seqid = b.seqid;
@@ -306,8 +329,9 @@ BEGIN
     bound := CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END;
     rest := greatest(0, floor((ends - (mtm.block_place(seq)).next) / s.user_increment) + 1);
     ahead := b.first IS NOT NULL AND b.first = ends::numeric + s.user_increment;
-    switch := b.first IS NOT NULL AND NOT ahead AND rest <= b.size / 8;
-    IF b.first IS NULL AND rest <= b.size / 2 AND floor((bound - b.next) / s.user_increment) >= 1 THEN
+    width := (s.set_max::numeric - s.set_min) / abs(s.user_increment::numeric) + 1;
+    switch := b.first IS NOT NULL AND NOT ahead AND rest <= least(b.size, width) / 8;
+    IF b.first IS NULL AND rest <= b.size / 2 AND (asked OR b.drawn IS NOT NULL OR b.since < clock_timestamp() - interval '5 s') AND floor((bound - b.next) / s.user_increment) >= 1 THEN
         want := CASE WHEN b.drawn IS NULL THEN b.size
             WHEN rest = 0 THEN least(8 * b.size, (mtm.block_sizes()).most)
             WHEN b.drawn > clock_timestamp() - interval '3 s' THEN least(2 * b.size, (mtm.block_sizes()).most)
@@ -316,33 +340,47 @@ BEGIN
     END IF;
 END $$;
 
+-- Puts to use what was drawn, if it is time; at_once: even if values in use are lost by that.
+CREATE OR REPLACE FUNCTION mtm.use_block(seq oid, at_once boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    w record;
+    g bigint;
+    behind bigint;
+BEGIN
+    PERFORM FROM mtm.blocks WHERE seqid = seq FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    w := mtm.block_work(seq, false);
+    g := (w.s).user_increment;
+    behind := (w.b).last;
+    IF w.ahead THEN
+        PERFORM mtm.fence_block(seq, CASE WHEN g > 0 THEN (w.s).set_min ELSE (w.s).set_max END, behind, behind);
+    ELSIF w.switch OR at_once AND (w.b).first IS NOT NULL THEN
+        PERFORM mtm.fence_block(seq, (w.b).first - g, behind, behind), setval(seq::regclass, (w.b).first - g, true),
+            mtm.fence_block(seq, (w.b).first, behind, behind);
+    ELSE
+        RETURN;
+    END IF;
+    UPDATE mtm.blocks SET first = NULL, last = NULL WHERE seqid = seq;
+END $$;
+
 -- Puts to use what was drawn, where it is time, and says how many values are to be drawn for which sequences. The daemon calls it, time
 -- and again, in a transaction by itself. A sequence that somebody has locked comes next time.
-CREATE OR REPLACE FUNCTION mtm.tend_blocks(OUT seq oid, OUT want bigint) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION mtm.tend_blocks(asked boolean, OUT seq oid, OUT want bigint) RETURNS SETOF record
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     one oid;
     w record;
-    behind bigint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true); -- the sooner other sessions see the new bounds; what is lost in a crash is repeated
     FOR one IN SELECT seqid FROM mtm.blocks WHERE NOT open LOOP
         BEGIN
-            w := mtm.block_work(one);
+            w := mtm.block_work(one, asked);
             IF w.ahead OR w.switch THEN
-                PERFORM FROM mtm.blocks WHERE seqid = one FOR UPDATE SKIP LOCKED;
-                CONTINUE WHEN NOT FOUND;
-                w := mtm.block_work(one);
-                behind := (w.b).last;
-                IF w.ahead THEN
-                    PERFORM mtm.fence_block(one, CASE WHEN (w.s).user_increment > 0 THEN (w.s).set_min ELSE (w.s).set_max END, behind, behind);
-                ELSIF w.switch THEN
-                    PERFORM mtm.fence_block(one, (w.b).first - (w.s).user_increment, behind, behind),
-                        setval(one::regclass, (w.b).first - (w.s).user_increment, true),
-                        mtm.fence_block(one, (w.b).first, behind, behind);
-                END IF;
-                UPDATE mtm.blocks SET first = NULL, last = NULL WHERE seqid = one AND (w.ahead OR w.switch);
-                w := mtm.block_work(one);
+                PERFORM mtm.use_block(one, false);
+                w := mtm.block_work(one, asked);
             END IF;
             IF w.want IS NOT NULL THEN
                 seq := one;
@@ -355,41 +393,80 @@ BEGIN
     END LOOP;
 END $$;
 
--- Draws values for this node, in a cluster-wide transaction. It returns how many sequences got any.
-CREATE OR REPLACE FUNCTION mtm.draw_blocks(seqs oid[], wants bigint[]) RETURNS int
+-- Draws n values for this node, or as many as there are, in a cluster-wide transaction; fewer than two are none. It returns whether it did.
+-- patient: it waits for who else draws.
+CREATE OR REPLACE FUNCTION mtm.draw_block(seq oid, n bigint, patient boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
-    x record;
     b mtm.blocks;
-    s mtm.sequences;
-    n numeric;
+    g numeric;
+    most numeric;
+BEGIN
+    IF patient THEN
+        PERFORM FROM mtm.blocks WHERE seqid = seq FOR UPDATE;
+    END IF;
+    SELECT * INTO b FROM mtm.blocks WHERE seqid = seq AND NOT open FOR UPDATE SKIP LOCKED;
+    SELECT s.user_increment, floor((CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END - b.next) / s.user_increment) + 1 INTO g, most
+    FROM mtm.sequences s WHERE s.seqid = b.seqid;
+    IF b.next - g NOT BETWEEN -9223372036854775808 AND 9223372036854775807 THEN -- use_block sets that
+        b.next := b.next + g;
+        most := most - 1;
+    END IF;
+    most := least(n, most);
+    IF g IS NULL OR most < 2 THEN
+        RETURN false;
+    END IF;
+    UPDATE mtm.blocks SET next = b.next + most * g, last = b.next + (most - 1) * g, drawn = clock_timestamp(),
+        first = CASE WHEN b.last + g = b.next THEN b.first ELSE b.next END WHERE seqid = seq;
+    PERFORM mtm.say_block(seq, b.next, b.next + most * g);
+    RETURN true;
+END $$;
+CREATE OR REPLACE FUNCTION mtm.draw_blocks(seqs oid[], wants bigint[]) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    x record;
     drawn int := 0;
 BEGIN
     FOR x IN SELECT * FROM unnest(seqs, wants) u (seq, want) ORDER BY 1 LOOP
-        SELECT * INTO b FROM mtm.blocks WHERE seqid = x.seq AND NOT open AND first IS NULL FOR UPDATE;
-        SELECT * INTO s FROM mtm.sequences WHERE seqid = b.seqid;
-        CONTINUE WHEN s.seqid IS NULL;
-        IF b.next - s.user_increment NOT BETWEEN -9223372036854775808 AND 9223372036854775807 THEN -- tend_blocks sets that
-            b.next := b.next + s.user_increment;
+        IF mtm.draw_block(x.seq, x.want, false) THEN
+            UPDATE mtm.blocks SET size = x.want WHERE seqid = x.seq;
+            drawn := drawn + 1;
         END IF;
-        n := least(x.want, floor((CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END - b.next) / s.user_increment) + 1);
-        CONTINUE WHEN n < 2;
-        UPDATE mtm.blocks SET first = b.next, last = b.next + (n - 1) * s.user_increment, next = b.next + n * s.user_increment,
-            size = x.want, drawn = clock_timestamp() WHERE seqid = b.seqid;
-        PERFORM mtm.say_block(b.seqid, b.next, b.next + n * s.user_increment);
-        drawn := drawn + 1;
     END LOOP;
     RETURN drawn;
+END $$;
+
+-- Has this node draw n numbers of a sequence now, for who needs many at once, in COPY or in one transaction. They are drawn when it returns,
+-- whatever becomes of the transaction that asks; what the node had left of its numbers may be lost by that.
+CREATE OR REPLACE FUNCTION mtm.reserve_numbers(seq regclass, n bigint) RETURNS void
+LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+    b mtm.blocks;
+BEGIN
+    SELECT * INTO b FROM mtm.blocks WHERE seqid = seq;
+    IF NOT has_sequence_privilege(who, seq, 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for sequence %', seq USING ERRCODE = 'insufficient_privilege';
+    ELSIF n NOT BETWEEN 2 AND 1000000000 THEN
+        RAISE EXCEPTION '% numbers cannot be reserved', n USING ERRCODE = 'invalid_parameter_value', HINT = 'From 2 to 1000000000 can.';
+    ELSIF b.seqid IS NULL THEN
+        RAISE EXCEPTION 'sequence % has no mode block', seq USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Its numbers need not be reserved.';
+    ELSIF NOT b.open THEN
+        PERFORM mtm.ask('b' || seq::oid || ' ' || n);
+    END IF;
 END $$;
 
 -- Whether what nextval() said of a sequence that is used up, in whatever language, is about the end of a range of this node's.
 CREATE OR REPLACE FUNCTION mtm.is_block_end(message text) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid JOIN mtm.blocks b ON b.seqid = m.seqid
-        WHERE m.mode = 'block' AND strpos(message, c.relname) > 0
-        AND strpos(message, '(' || CASE WHEN m.user_increment > 0 THEN m.user_max ELSE m.user_min END || ')') = 0)
+            CROSS JOIN LATERAL (SELECT CASE WHEN m.user_increment > 0 THEN m.user_max ELSE m.user_min END) e (bound)
+        WHERE m.mode = 'block' AND message ~ ('\W' || regexp_replace(c.relname, '(\W)', '\\\1', 'g') || '\W')
+        AND strpos(message, '(' || bound || ')') = 0 -- the end of all
+        AND (b.first IS NOT NULL OR b.drawn > clock_timestamp() - interval '5 s' OR floor((bound - b.next) / m.user_increment) >= 1))
 $$;
 
 REVOKE ALL ON FUNCTION mtm.fence_block, mtm.block_place, mtm.empty_block, mtm.open_block, mtm.renew_block, mtm.say_block, mtm.close_block, mtm.follow_block,
     mtm.make_block, mtm.block_altered, mtm.has_blocks, mtm.setval_block, mtm.truncated, mtm.block_owners, mtm.set_truncates, mtm.release_block,
-    mtm.block_work, mtm.tend_blocks, mtm.draw_blocks, mtm.is_block_end, mtm.may_block FROM public;
+    mtm.block_work, mtm.use_block, mtm.tend_blocks, mtm.draw_block, mtm.draw_blocks, mtm.is_block_end, mtm.may_block FROM public;

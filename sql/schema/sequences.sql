@@ -64,6 +64,11 @@ BEGIN
             cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax,
             cat.seqincrement, cat.seqstart, cat.seqmin, cat.seqmax, 'step')::mtm.sequences;
     END IF;
+    IF s.mode = 'block' AND cat.seqstart <> s.set_start THEN -- before_ddl has given the user's values back: all are what he wants now
+        s.user_start := cat.seqstart;
+        s.user_min := cat.seqmin;
+        s.user_max := cat.seqmax;
+    END IF;
     IF cat.seqincrement <> s.set_increment THEN s.user_increment := cat.seqincrement; END IF;
     IF cat.seqmin <> s.set_min THEN s.user_min := cat.seqmin; END IF;
     IF cat.seqmax <> s.set_max THEN s.user_max := cat.seqmax; END IF;
@@ -228,19 +233,11 @@ DECLARE
     up boolean;
     next numeric;
 BEGIN
-    SELECT * INTO s FROM mtm.sequences WHERE seqid = seq AND stepped AND (v BETWEEN user_min AND user_max OR mode = 'block');
+    SELECT * INTO s FROM mtm.sequences WHERE seqid = seq AND stepped AND mode <> 'block' AND v BETWEEN user_min AND user_max;
     IF s.seqid IS NULL THEN
         RETURN;
     END IF;
     up := s.set_increment > 0;
-    IF s.mode = 'block' AND v BETWEEN s.user_min AND s.user_max THEN -- this node gives nothing until the transaction begins anew
-        fits := false;
-        value := CASE WHEN up THEN s.set_max ELSE s.set_min END;
-        RETURN;
-    ELSIF s.mode = 'block' THEN
-        RAISE EXCEPTION 'setval: value % is out of bounds for sequence "%" (%..%)', v, (SELECT relname FROM pg_class WHERE oid = seq), s.user_min, s.user_max
-            USING ERRCODE = 'numeric_value_out_of_range';
-    END IF;
     next := mtm.in_class(CASE WHEN NOT called THEN v::numeric WHEN up THEN v::numeric + 1 ELSE v::numeric - 1 END,
         s.anchor::numeric + ((SELECT id FROM mtm.node) - 1) * s.grain::numeric, 16 * abs(s.grain::numeric), up);
     fits := next BETWEEN s.set_min AND s.set_max;
@@ -279,14 +276,17 @@ BEGIN
     RETURN v;
 END $$;
 
+-- One of mode block is not set here and now: its numbers, and the time, are the cluster's (blocks.sql).
+CREATE OR REPLACE FUNCTION mtm.is_block(seq oid) RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT EXISTS (SELECT FROM mtm.blocks WHERE seqid = seq) $$;
+
 -- setval() as clients call it, through the gateway. Functions in SQL, which PostgreSQL puts in place of the call: errors look as ever.
 CREATE OR REPLACE FUNCTION mtm.setval(seq regclass, v bigint, called boolean) RETURNS bigint LANGUAGE sql VOLATILE AS $$
-    SELECT mtm.setval_done(seq, v, called, pg_catalog.setval(seq, coalesce((mtm.setval_target(seq, v, called)).value, v),
-        coalesce(NOT (mtm.setval_target(seq, v, called)).fits, called)))
+    SELECT mtm.setval_done(seq, v, called, CASE WHEN mtm.is_block(seq) THEN v ELSE pg_catalog.setval(seq,
+        coalesce((mtm.setval_target(seq, v, called)).value, v), coalesce(NOT (mtm.setval_target(seq, v, called)).fits, called)) END)
 $$;
 CREATE OR REPLACE FUNCTION mtm.setval(seq regclass, v bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $$
-    SELECT mtm.setval_done(seq, v, true, pg_catalog.setval(seq, coalesce((mtm.setval_target(seq, v, true)).value, v),
-        coalesce(NOT (mtm.setval_target(seq, v, true)).fits, true)))
+    SELECT mtm.setval_done(seq, v, true, CASE WHEN mtm.is_block(seq) THEN v ELSE pg_catalog.setval(seq,
+        coalesce((mtm.setval_target(seq, v, true)).value, v), coalesce(NOT (mtm.setval_target(seq, v, true)).fits, true)) END)
 $$;
 
 -- Takes this node's sequence along when setval() was called on another: forward only, for what it has given it must not give again.

@@ -52,7 +52,8 @@ CREATE TABLE mtm.blocks (
     first bigint,                   -- drawn, and not in use yet; NULL: none
     last bigint,
     drawn timestamptz,              -- when; NULL: not since it began anew
-    open boolean NOT NULL           -- the transaction that writes this begins anew
+    open boolean NOT NULL,          -- the transaction that writes this begins anew
+    since timestamptz NOT NULL      -- when it began anew
 );
 
 -- Tables whose REPLICA IDENTITY FULL is our doing; ddl.sql.
@@ -127,6 +128,6 @@ REVOKE ALL ON ALL TABLES IN SCHEMA mtm FROM public;
 -- Nor may members of pg_read_all_data and pg_write_all_data.
 ALTER TABLE mtm.said ENABLE ROW LEVEL SECURITY;
 ALTER TABLE mtm.daemon_state ENABLE ROW LEVEL SECURITY;
-GRANT SELECT ON mtm.version, mtm.sequences TO public;
+GRANT SELECT ON mtm.version, mtm.sequences, mtm.blocks TO public;
 GRANT INSERT ON mtm.setvals TO public;
 GRANT SELECT, INSERT ON mtm.local_tables TO public; -- the triggers say who may (local.sql)

@@ -135,6 +135,12 @@ func blockSequences(t *testing.T, c *testcluster.Cluster) {
 		})
 		execSQL(t, db, "INSERT INTO dense2 (x) SELECT g FROM generate_series(1, 5000) g")
 	}
+	db := c.Node(3).Connect()
+	execSQL(t, db, "SELECT mtm.reserve_numbers('dense2_i_seq', 10000)")
+	_, err := db.CopyFrom(ctx, pgx.Identifier{"dense2"}, []string{"x"}, pgx.CopyFromRows(rows))
+	require.NoError(t, err)
+	_, err = db.Exec(ctx, "CREATE SEQUENCE stepping; SELECT mtm.reserve_numbers('stepping', 10)")
+	require.Equal(t, "55000", sqlState(err))
 	require.Equal(t, "1 1 9223372036854775807", one[string](t, c.Node(3).Connect(),
 		"SELECT concat_ws(' ', seqstart, seqmin, seqmax) FROM pg_sequence WHERE seqrelid = 'dense_id_seq'::regclass"))
 
