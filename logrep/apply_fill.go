@@ -45,6 +45,8 @@ func (t *applyTxn) fill(content []byte) error {
 		r.Columns = append(r.Columns, pgoutput.Column{Name: c.Name, Type: c.Type})
 	}
 	rel := newApplyRel(r, 0)
+	rel.quirk = t.quirks[rel.name]
+	t.findPath(rel)
 	became := func(what string) string {
 		return "UPDATE pg_catalog.pg_class SET " + what + " WHERE oid = pg_catalog.to_regclass(" + quoteLiteral(rel.name) + ")"
 	}
