@@ -66,6 +66,31 @@ func TestManyRowsOfEveryTypeAreRecoveredAtOnce(t *testing.T) {
 	require.Equal(t, 200-66+1, p.same("ty"))
 }
 
+// TestLargeTransactionsAreRecoveredTogether: in spill files, by COPY in several pieces; a row that is refused in the middle of one makes
+// all of them go one by one.
+func TestLargeTransactionsAreRecoveredTogether(t *testing.T) {
+	p := newPair(t, "CREATE TABLE big (id int PRIMARY KEY, u int UNIQUE, v text)")
+	var all []captured
+	insert := func(from, to int) {
+		all = append(all, p.committed(fmt.Sprintf("INSERT INTO big SELECT g, g, repeat(md5(g::text), 32) FROM generate_series(%d, %d) g", from, to)))
+	}
+	for i := range 4 {
+		insert(1000*i+1, 1000*i+1000)
+		require.NotEmpty(t, all[i].p.Spill)
+	}
+	jobs := make([]recoverJob, len(all))
+	for i, c := range all {
+		jobs[i] = recoverJob{gid: c.gid, at: uint64(i + 1), payload: c.p}
+	}
+	require.Len(t, (&Recoverer{queue: jobs}).next(groupTxns), 4)
+	require.Zero(t, p.recoverAll(all))
+	require.Equal(t, 4000, p.same("big"))
+	// What is gathered deletes late and inserts early: u is not free yet.
+	all = []captured{p.committed("UPDATE big SET u = -1 WHERE id = 1"), p.committed("INSERT INTO big SELECT g, CASE g WHEN 4500 THEN 1 ELSE g END, repeat('x', 1000) FROM generate_series(4001, 5000) g")}
+	p.recoverAll(all)
+	require.Equal(t, 5000, p.same("big"))
+}
+
 // TestGatheredChangesGiveTheSameRows: random changes of several tables, in many transactions.
 func TestGatheredChangesGiveTheSameRows(t *testing.T) {
 	p := newPair(t, `CREATE TABLE acc (id int PRIMARY KEY, v int, w text);

@@ -113,6 +113,13 @@ func (d *daemon) depart() {
 	}
 }
 
+// end is called before a connection to PostgreSQL is closed. Only a node that stops takes its time.
+func (d *daemon) end() {
+	if d.stopping.Load() {
+		d.ending.wait()
+	}
+}
+
 var stopping = &mtm.Error{Code: mtm.CodeAdminShutdown, Msg: "terminating connection due to administrator command"}
 
 func (d *daemon) serve(ctx context.Context) error {
@@ -299,7 +306,7 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 func (d *daemon) logrepConfig() logrep.Config {
 	return logrep.Config{
 		DSN: d.cfg.Postgres, Node: d.cfg.NodeID, Spills: logrepSpills{d.journal.Spills()}, Log: d.log,
-		MaxWorkers: d.cfg.MaxWorkers, Catalog: logrep.NewCatalog(), Genuine: d.tokens.genuine, Ending: d.ending.wait,
+		MaxWorkers: d.cfg.MaxWorkers, Catalog: logrep.NewCatalog(), Genuine: d.tokens.genuine, Ending: d.end,
 	}
 }
 

@@ -22,7 +22,7 @@ func (d *daemon) newGateway() (*gateway.Server, error) {
 	cfg := gateway.Config{
 		Listen: []string{d.cfg.Listen}, Backend: backendAddress(pg), Database: pg.Database, Commits: d.gate,
 		TrustRemote: d.cfg.TrustRemote, RetryAutocommit: d.cfg.RetryAuto, Asked: d.ring, Token: d.tokens.give, Channels: d.relay, Numbers: d.blocks, Log: d.log,
-		Everywhere: d.reindexOthers, Ending: d.ending.wait,
+		Everywhere: d.reindexOthers, Ending: d.end,
 	}
 	if pg.TLSConfig != nil && len(pg.Fallbacks) == 0 { // sslmode=require and above; "prefer" needs none beside the server
 		cfg.BackendTLS = pg.TLSConfig
