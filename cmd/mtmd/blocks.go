@@ -19,7 +19,7 @@ const (
 	blocksBusy = 100 * time.Millisecond // for blocksCalm after numbers were drawn
 	blocksCalm = 10 * time.Second
 
-	blocksShare = 20                     // of the time, at most one in so many is spent on that
+	blocksShare = 20                     // one part in so many of the time is spent on many sequences, unless they must be looked at
 	blocksWait  = 3 * time.Second        // how long a session waits for numbers
 	blocksRetry = 200 * time.Millisecond // at most, after a conflict with a node that drew at the same time
 )
@@ -168,9 +168,9 @@ func (b *blocks) session(ctx context.Context) error {
 				continue
 			}
 		case time.Since(busy) < blocksCalm:
-			timer.Reset(max(blocksBusy, blocksShare*time.Since(began)))
+			timer.Reset(max(blocksBusy, min(2*blocksIdle, blocksShare*time.Since(began))))
 		default:
-			timer.Reset(max(blocksIdle, blocksShare*time.Since(began)))
+			timer.Reset(max(blocksIdle, min(2*blocksIdle, blocksShare*time.Since(began))))
 		}
 		release(waiting)
 		waiting = waiting[:0]

@@ -12,7 +12,7 @@
 -- PostgreSQL's locks and a new file, so the sequence is "open": nothing bounds it, and the end of the transaction (close_block) takes as drawn
 -- what it gave, and some more for this node. The other nodes are told where it goes on, and lose their ranges in the same transaction.
 -- START in the catalog is the last value of the range: where the sequence is found there, uncalled, TRUNCATE ... RESTART IDENTITY has been.
--- (Were that missed, the node would give a value of its own twice, and no other node's.)
+-- (Were that missed, the node would give a value of its own twice; only one that has none would give one that may be another's.)
 --
 -- DDL locks the row in mtm.blocks, so that names, by which nodes speak of sequences, do not change while somebody draws.
 
