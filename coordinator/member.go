@@ -227,6 +227,10 @@ func (n *Node) finish(t *txn) {
 		}
 		// A lost one may have been finished before the restart, and a failed one may be prepared all the same, if
 		// PostgreSQL crashed before it answered; Finish does not mind.
+		if t.open && t.local == localLost { // its session is gone, and it was to be prepared again: nobody would answer
+			t.open, t.payload.Data = false, nil
+			defer n.endCommitting(t)
+		}
 		t.local = localFinishing
 		n.do(Finish{GID: t.gid, Commit: t.outcome == committed, Open: t.open})
 	case localNone, localWaiting:
