@@ -100,3 +100,29 @@ func TestACopyIsADonorForWhoWasOnlineLater(t *testing.T) {
 	n.baseGen = 0 // of a journal that an older daemon began
 	require.False(t, n.reachesBack(mtm.Recover{LastOnline: 8, Have: lacks}))
 }
+
+// A session lost what was accepted, and before that could be prepared again the others aborted it: nobody is there to roll it back, so
+// it is ended as any other, and what waited for it goes on (found by the simulator, seed 8017947 with a referee).
+func TestWhatWasLostAndAbortedBeforeItWasPreparedAgainEnds(t *testing.T) {
+	all := mtm.Nodes(1, 2, 3)
+	n := New(Config{ID: 1, Generation: mtm.Generation{Num: 1, Members: all, Configured: all}})
+	n.Start(nil)
+	n.Step(PeerUp{Node: 2, Incarnation: 1})
+	n.Step(PeerUp{Node: 3, Incarnation: 1})
+	gid := mtm.GID{Origin: 1, Gen: 1, Seq: 1}
+	n.Step(Permitted{GID: gid})
+	n.Step(Prepared{GID: gid, Open: true})
+	n.Step(Captured{GID: gid, Payload: mtm.Payload{Data: []byte("x"), Flags: mtm.PayloadStreamed}})
+	hear := func(from mtm.NodeID, b mtm.Body) { n.Step(Received{Message: mtm.Message{From: from, To: 1, Body: b}}) }
+	hear(2, mtm.Vote{GID: gid})
+	hear(3, mtm.Vote{GID: gid})
+	n.Step(Confirmed{GID: gid})
+	n.Step(Lost{GID: gid})
+	n.Step(Applied{GID: gid, Err: &mtm.Error{Code: mtm.CodeAdminShutdown, Msg: "PostgreSQL is away"}})
+	n.Ready()
+	hear(2, mtm.Decided{GID: gid})
+	require.Contains(t, n.Ready().Do, Action(Finish{GID: gid}))
+	require.Empty(t, n.committing, "or nothing of this origin would be accepted any more")
+	n.Step(Finished{GID: gid})
+	require.NotEmpty(t, n.Ready().Reply)
+}
