@@ -10,8 +10,12 @@ import (
 
 // injectDDL tells the other nodes, in the stream of changes, what statement comes. In a session that has temporary
 // objects it does so only if the statement is not about one of them, and says what LIKE means. What the statement itself writes ends with
-// injDDLEnd.
+// injectDDLEnd.
 func (s *session) injectDDL(st *statement.Statement, text string) {
+	if st.Has(statement.Roles) {
+		s.inject(injNoteRoles, roleOurs)
+		return
+	}
 	s.mu.Lock()
 	temporary := s.temporary
 	s.mu.Unlock()
@@ -34,6 +38,14 @@ func (s *session) injectDDL(st *statement.Statement, text string) {
 		return
 	}
 	s.inject(injDDL, roleOurs, text)
+}
+
+func (s *session) injectDDLEnd(st *statement.Statement) {
+	if st.Has(statement.Roles) {
+		s.inject(injTellRoles, roleDDLEnd)
+		return
+	}
+	s.inject(injDDLEnd, roleDDLEnd)
 }
 
 // arrayOf is an array of texts, as PostgreSQL reads it.
@@ -146,7 +158,7 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 	s.push(expect{op: 'Q', quiet: true, shift: characters(text[:st.Start]), read: st.Kind == statement.Read})
 	s.mu.Unlock()
 	if st.Kind == statement.DDL && tx != 'E' {
-		s.inject(injDDLEnd, roleOurs)
+		s.injectDDLEnd(st)
 		s.sync(true)
 	}
 	err := s.send()

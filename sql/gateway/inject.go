@@ -25,6 +25,8 @@ const (
 	injDDLSeveral
 	injDDLExecute
 	injDDLEnd
+	injNoteRoles
+	injTellRoles
 	injGuardOn
 	injGuardOff
 	injShowOff
@@ -112,9 +114,11 @@ var injectedText = [injCount]string{
 	// The event triggers of schema mtm say what the statement was about.
 	injDDLEnd: "SELECT pg_catalog.current_setting('mtm.ddl_scope', true), pg_catalog.pg_logical_emit_message(true, 'mtm.ddlend', $token::pg_catalog.text OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.ddl_scope', true), '')), pg_catalog.set_config('mtm.ddl_open', '', true)",
-	injGuardOn:  "SET default_transaction_read_only = on",
-	injGuardOff: "SET default_transaction_read_only = off",
-	injShowOff:  "SET LOCAL default_transaction_read_only = off",
+	injNoteRoles: "SELECT mtm.note_roles()",
+	injTellRoles: "SELECT mtm.tell_roles(true)",
+	injGuardOn:   "SET default_transaction_read_only = on",
+	injGuardOff:  "SET default_transaction_read_only = off",
+	injShowOff:   "SET LOCAL default_transaction_read_only = off",
 	injAdmin: "SELECT pg_catalog.pg_has_role(session_user, oid, 'MEMBER') FROM pg_catalog.pg_roles " +
 		"WHERE rolname OPERATOR(pg_catalog.=) '" + adminName + "'",
 	injOpen:      openProbe,
@@ -149,7 +153,7 @@ func init() {
 
 var injectedName = [injCount]string{
 	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_like", "_mtm_ddl_several", "_mtm_ddl_execute",
-	"_mtm_ddl_end", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
+	"_mtm_ddl_end", "_mtm_note_roles", "_mtm_tell_roles", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
 	"_mtm_open", "_mtm_immediate", "_mtm_patient", "_mtm_hold", "_mtm_ping", "_mtm_forbid", "_mtm_channels",
 	"_mtm_role", "_mtm_session_user", "_mtm_search_path",
 }
@@ -165,7 +169,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels, injRole, injSessionUser, injSearchPath:
+	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injNoteRoles, injTellRoles, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels, injRole, injSessionUser, injSearchPath:
 		portal = ownPortal
 	}
 	if tokenAt[which] > 0 {
@@ -178,9 +182,6 @@ func (s *session) inject(which injected, r role, params ...string) {
 		s.toBackend = appendClose(s.toBackend, 'S', name) // what an error left in doubt may be there all the same
 		s.toBackend = appendParse(s.toBackend, name, injectedText[which])
 		s.push(expect{op: 'C', role: roleOurs}, expect{op: 'P', role: roleOurs, inj: which})
-	}
-	if which == injDDLEnd {
-		r = roleDDLEnd
 	}
 	s.toBackend = appendBind(s.toBackend, portal, name, params...)
 	s.toBackend = appendExecute(s.toBackend, portal)

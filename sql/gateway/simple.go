@@ -283,7 +283,7 @@ func (s *session) inBlock(u *unit) error {
 	s.push(expect{op: 'Q', read: st.Kind == statement.Read})
 	s.mu.Unlock()
 	if st.Kind == statement.DDL {
-		s.inject(injDDLEnd, roleOurs)
+		s.injectDDLEnd(st)
 		s.sync(true)
 	}
 	return s.send()

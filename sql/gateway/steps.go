@@ -171,7 +171,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		if tx == 'T' {
 			s.injectDDL(m.def.stmt, m.def.text)
 			s.appendMeta(*m, false)
-			s.inject(injDDLEnd, roleOurs)
+			s.injectDDLEnd(m.def.stmt)
 			s.ext.ran = true
 			return end, nil
 		}

@@ -64,7 +64,7 @@ func (s *session) attempt(ctx context.Context, u *unit, fast bool, age uint64, n
 	}
 	s.appendUnit(u, n > 0)
 	if st := u.stmts[0]; st != nil && st.Kind == statement.DDL && !u.ext {
-		s.inject(injDDLEnd, roleOurs)
+		s.injectDDLEnd(st)
 		s.sync(true)
 	}
 	if fast {

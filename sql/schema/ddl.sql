@@ -207,6 +207,7 @@ BEGIN
         OR tg_tag = ANY ('{CREATE SUBSCRIPTION,ALTER SUBSCRIPTION,DROP SUBSCRIPTION,REINDEX}'::text[]) THEN
         RETURN; -- the last are this node's own
     END IF;
+    PERFORM mtm.tell_roles(false);
     GET DIAGNOSTICS stack = PG_CONTEXT;
     n := strpos(stack, E'\n');
     stack := substr(stack, (n + 1)::int); -- without the line about this function

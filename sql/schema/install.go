@@ -42,6 +42,8 @@ var (
 	blocksSQL string
 	//go:embed local.sql
 	localSQL string
+	//go:embed roles.sql
+	rolesSQL string
 	//go:embed ddl.sql
 	ddlSQL string
 	//go:embed prepared.sql
@@ -53,7 +55,7 @@ var (
 )
 
 // functionsSQL is run by Install and by each Upgrade: everything in it is CREATE OR REPLACE, or IF NOT EXISTS.
-var functionsSQL = []string{statusSQL, askSQL, adminSQL, sequencesSQL, monotonicSQL, blocksSQL, localSQL, ddlSQL, preparedSQL}
+var functionsSQL = []string{statusSQL, askSQL, adminSQL, sequencesSQL, monotonicSQL, blocksSQL, localSQL, rolesSQL, ddlSQL, preparedSQL}
 
 // migrations[i] leads from version i+1 to i+2. It runs before functionsSQL, and may drop functions whose columns change.
 var migrations = []string{}

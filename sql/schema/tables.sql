@@ -74,6 +74,12 @@ CREATE TABLE mtm.said (
     content text NOT NULL
 );
 
+-- Roles as they were before the DO that runs; roles.sql. Empty but in a transaction.
+CREATE UNLOGGED TABLE mtm.noted_roles (
+    xid xid8 NOT NULL,
+    kind text, a oid, b oid, item text, name text, value text
+);
+
 -- Always empty: its triggers tell the other nodes of setval(); sequences.sql.
 CREATE UNLOGGED TABLE mtm.setvals (
     seq regclass NOT NULL,

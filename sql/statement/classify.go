@@ -1,6 +1,7 @@
 package statement
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -81,6 +82,9 @@ func classify(text string, tokens []token) *Statement {
 	return s
 }
 
+// rolesIn finds what a DO must name to change roles, in its text.
+var rolesIn = regexp.MustCompile(`(?i)role|user|group|grant|revoke`)
+
 // classifyOther is for statements known by their first word.
 func classifyOther(w words, s *Statement) {
 	switch w.at(0) {
@@ -90,6 +94,10 @@ func classifyOther(w words, s *Statement) {
 		s.Kind = Write
 		if w.at(0) == t.Token_DO && slices.ContainsFunc(w.tokens, func(tok token) bool { return containsFold(w.text[tok.start:tok.end], "listen") }) {
 			s.Flags |= MayListen
+		}
+		if w.at(0) == t.Token_DO && slices.ContainsFunc(w.tokens, func(tok token) bool { return rolesIn.MatchString(w.text[tok.start:tok.end]) }) {
+			s.Kind = DDL
+			s.Flags |= Roles
 		}
 		s.catalog(w, 1)
 	case t.Token_LOCK_P:

@@ -31,7 +31,7 @@ var kindNames = [...]string{
 func (k Kind) String() string { return kindNames[k] }
 
 // Flags say more of a statement.
-type Flags uint16
+type Flags uint32
 
 // The flags.
 const (
@@ -49,6 +49,7 @@ const (
 	Exclusive                       // names a catalog in a statement that could lock it for good
 	Commits                         // FinishPrepared: COMMIT PREPARED
 	MayListen                       // DO: names LISTEN, so that it may do that
+	Roles                           // DDL: a DO that may change roles; the other nodes are told what became of them
 	Lasting                         // Session: PREPARE, DEALLOCATE, which no rollback undoes
 	Everywhere                      // Local: REINDEX CONCURRENTLY, which every node runs for itself
 )
