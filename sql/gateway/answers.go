@@ -388,6 +388,9 @@ func (s *session) ready(msg []byte) error {
 	if s.doomed || s.wakeOnDone && s.syncs == 0 || s.relisten && s.tx == 'I' {
 		s.wake()
 	}
+	if e.skipped && !s.step.shown {
+		s.out = append(s.out, s.step.raw...)
+	}
 	if !e.quiet {
 		s.out = append(s.out, msg...)
 	}
@@ -396,14 +399,20 @@ func (s *session) ready(msg []byte) error {
 
 // popReady takes off the queue what this ReadyForQuery answers, and what was skipped before it; mu is held.
 func (s *session) popReady() (expect, bool) {
+	skipped := false // a statement of the client, who has no answer yet: one of ours failed before it
 	for s.owed() > 0 {
 		e := s.pop()
 		switch {
+		case e.op == 'S' && skipped:
+			e.quiet, e.skipped = false, true
+			s.syncs--
+			return e, true
 		case e.op == 'S', !s.skipping && (e.op == 'Q' || e.op == 'F'):
 			s.syncs--
 			return e, true
 		case e.op == 'Q' || e.op == 'F':
 			s.syncs--
+			skipped = skipped || e.role == roleClient && !e.quiet
 		case e.op == 'P' && e.role == roleOurs && e.inj < injCount:
 			s.have[e.inj] = false
 		}

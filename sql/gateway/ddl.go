@@ -168,7 +168,11 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 	if err == nil {
 		err = s.waitReady()
 	}
-	return implicit, s.takeStep().err != nil, err
+	done := s.takeStep()
+	if err == nil && done.err != nil && !done.shown {
+		s.release(done.raw) // of a statement of ours
+	}
+	return implicit, done.err != nil, err
 }
 
 // outsideBlock is the error with which PostgreSQL refuses st in an implicit block, if it does.

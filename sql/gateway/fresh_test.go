@@ -98,7 +98,10 @@ func TestCommitIsToldWithoutALease(t *testing.T) {
 // An operator gets in, others do not, and drivers that look for a node to write on see that this is none.
 func TestAdminGetsIn(t *testing.T) {
 	h := start(t)
-	_, err := h.connect(t, pgx.QueryExecModeSimpleProtocol).Exec(bg, `do $$ begin
+	direct, err := pgx.Connect(bg, directURL("postgres"))
+	require.NoError(t, err)
+	defer direct.Close(bg)
+	_, err = direct.Exec(bg, `do $$ begin
 		if not exists (select from pg_roles where rolname = 'mtm_admin') then create role mtm_admin; end if; end $$;
 		create role operator login in role mtm_admin; create role stranger login`)
 	require.NoError(t, err)

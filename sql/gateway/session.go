@@ -28,16 +28,17 @@ const (
 
 // expect is one answer that PostgreSQL owes.
 type expect struct {
-	op    byte // the message that was sent: Q P B D E C S F
-	role  role
-	inj   injected   // op P, roleOurs: which
-	quiet bool       // op Q, S, F: the ReadyForQuery is not for the client; op D: nor is NoData
-	read  bool       // op E, Q: it writes nothing by its looks, whatever its tag says
-	shift int        // op Q: characters of the client's string before this part of it
-	parse *prepared  // op P: what it defines
-	name  string     // op P, C: of the statement
-	err   *mtm.Error // what the client is told instead of the error that comes
-	his   bool       // roleOurs, but an error of it is the client's
+	op      byte // the message that was sent: Q P B D E C S F
+	role    role
+	inj     injected   // op P, roleOurs: which
+	quiet   bool       // op Q, S, F: the ReadyForQuery is not for the client; op D: nor is NoData
+	read    bool       // op E, Q: it writes nothing by its looks, whatever its tag says
+	shift   int        // op Q: characters of the client's string before this part of it
+	parse   *prepared  // op P: what it defines
+	name    string     // op P, C: of the statement
+	err     *mtm.Error // what the client is told instead of the error that comes
+	his     bool       // roleOurs, but an error of it is the client's
+	skipped bool       // op S: the client waits for it, since his Query was skipped
 }
 
 // prepared is what is known of a client's prepared statement.

@@ -798,3 +798,33 @@ func TestWhatCannotBePreparedIsHeldOpen(t *testing.T) {
 	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
 	require.Equal(t, 8, h.direct(t, "select count(*) from t"))
 }
+
+// What fails of what the gateway runs beside a client's statement, he is told. Here schema mtm is not installed.
+func TestFailuresOfOursAreTold(t *testing.T) {
+	h := start(t)
+	const do = "do $$ begin create role never; end $$"
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+		conn := h.connect(t, mode)
+		refused := func(sql string) {
+			t.Helper()
+			_, err := conn.Exec(bg, sql)
+			require.Equal(t, "42883", code(err), "%v: %s", mode, sql)
+		}
+		refused(do)
+		_, err := conn.Exec(bg, "begin")
+		require.NoError(t, err)
+		refused(do)
+		_, err = conn.Exec(bg, "select 1")
+		require.Equal(t, "25P02", code(err))
+		_, err = conn.Exec(bg, "rollback")
+		require.NoError(t, err)
+		if mode == pgx.QueryExecModeSimpleProtocol {
+			refused("select 1; " + do + "; select 2")
+			refused("begin; " + do + "; commit")
+			_, err = conn.Exec(bg, "rollback")
+			require.NoError(t, err)
+		}
+		_, err = conn.Exec(bg, "select 1")
+		require.NoError(t, err)
+	}
+}

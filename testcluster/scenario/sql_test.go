@@ -31,6 +31,7 @@ func TestOneCluster(t *testing.T) {
 		{"a monotonic sequence goes past what other nodes have given", monotonicSequences},
 		{"numbers drawn in blocks come once", blockSequences},
 		{"local tables", localTables},
+		{"roles that DO makes and changes", rolesInDo},
 		{"outcomes are asked", outcomesAreAsked},
 		{"scripts print what stock PostgreSQL prints", scripts},
 		{"dumped and restored", dumpAndRestore},
@@ -97,6 +98,56 @@ func numbersNeverMeet(t *testing.T, c *testcluster.Cluster) {
 	}
 	for _, n := range c.Nodes() {
 		require.Equal(t, 120, one[int](t, n.Connect(), "SELECT count(*) FROM numbered"))
+	}
+}
+
+// rolesInDo: PostgreSQL has no event triggers for roles; those that DO makes, changes and drops do so on all nodes, before what names them.
+func rolesInDo(t *testing.T, c *testcluster.Cluster) {
+	const state = `SELECT coalesce(string_agg(x, E'\n' ORDER BY x), '') FROM (
+		SELECT format('%s %s %s %s %s %s', rolname, rolinherit, rolcreatedb, rolconnlimit, rolpassword, rolvaliduntil), oid FROM pg_authid
+		UNION ALL SELECT format('%s in %s %s', member::regrole, roleid::regrole, admin_option), roleid FROM pg_auth_members
+		UNION ALL SELECT format('%s %s', setrole::regrole, setconfig), setrole FROM pg_db_role_setting WHERE setrole <> 0
+		UNION ALL SELECT description, objoid FROM pg_shdescription WHERE classoid = 'pg_authid'::regclass) s (x, oid) WHERE oid >= 16384`
+	same := func(n int, contains ...string) {
+		t.Helper()
+		want := one[string](t, c.Node(n).Connect(), state)
+		for _, part := range contains {
+			require.Contains(t, want, part)
+		}
+		for _, n := range c.Nodes() {
+			require.Equal(t, want, one[string](t, n.Connect(), state), "node %d", n.ID)
+		}
+	}
+	execSQL(t, c.Node(1).Connect(), `DO $$ BEGIN
+		IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'in_do') THEN CREATE ROLE in_do LOGIN PASSWORD 'secret'; END IF;
+		CREATE ROLE "odd ""role" NOINHERIT CREATEDB CONNECTION LIMIT 5 VALID UNTIL '2030-01-01';
+		GRANT in_do TO "odd ""role" WITH ADMIN OPTION;
+		ALTER ROLE in_do SET search_path = "$user", public;
+		ALTER ROLE in_do SET work_mem = '8MB';
+		COMMENT ON ROLE in_do IS 'it''s';
+		CREATE TABLE owned_in_do (i int PRIMARY KEY);
+		ALTER TABLE owned_in_do OWNER TO in_do;
+		ALTER ROLE in_do SET "DateStyle" = 'ISO, DMY'; END $$`)
+	same(1, `search_path=\"$user\", public`, "SCRAM-SHA-256", `"odd ""role" in in_do t`, "it's")
+
+	db := c.Node(2).Connect()
+	execAll(t, db, "BEGIN", "SAVEPOINT s", "DO $$ BEGIN DROP ROLE \"odd \"\"role\"; END $$", "ROLLBACK TO s", `DO $$ BEGIN
+		ALTER ROLE in_do RENAME TO done; ALTER ROLE done RESET work_mem; REVOKE ADMIN OPTION FOR done FROM "odd ""role"; INSERT INTO owned_in_do VALUES (1); END $$`)
+	_, err := db.PgConn().ExecParams(t.Context(), "DO 'BEGIN CREATE ROLE later IN ROLE done; END'", nil, nil, nil, nil).Close()
+	require.NoError(t, err)
+	execSQL(t, db, "COMMIT")
+	same(2, "later in done f", `"odd ""role" in done f`)
+
+	db = c.Node(3).Connect()
+	_, err = db.PgConn().ExecParams(t.Context(), `DO 'BEGIN DROP ROLE "odd ""role"; CREATE ROLE "odd ""role"; END'`, nil, nil, nil, nil).Close()
+	require.NoError(t, err)
+	same(3, `odd "role t f -1`)
+	execSQL(t, db, `DO $$ BEGIN DROP ROLE "odd ""role", later; END $$; SELECT 1; DO $$ BEGIN DROP OWNED BY done; DROP ROLE done; END $$`)
+	same(3)
+	require.NotContains(t, one[string](t, db, state), "done")
+	execAll(t, db, "BEGIN READ ONLY", "DO $$ BEGIN PERFORM current_user; END $$", "COMMIT")
+	for _, n := range c.Nodes() {
+		require.Zero(t, one[int](t, n.Connect(), "SELECT count(*) FROM mtm.noted_roles"))
 	}
 }
 
