@@ -289,6 +289,17 @@ func TestChannelOfListen(t *testing.T) {
 	require.True(t, stmts[0].Has(MayListen))
 }
 
+func TestDoThatMayChangeRoles(t *testing.T) {
+	for text, want := range map[string]bool{
+		"do $$ begin create Role x; end $$": true, "DO LANGUAGE plpgsql 'begin execute ''GRANT a TO b''; end'": true, "do $$ begin perform 1; end $$": false,
+	} {
+		stmts, ok := Split(text)
+		require.True(t, ok)
+		require.Equal(t, want, stmts[0].Has(Roles), text)
+		require.Equal(t, want, stmts[0].Kind == DDL, text)
+	}
+}
+
 // The names of prepared transactions are read here, so they must be read as PostgreSQL does, or not at all.
 func TestNamesOfPreparedTransactions(t *testing.T) {
 	cache := NewCache(16)
