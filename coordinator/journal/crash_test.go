@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -136,6 +137,35 @@ func lastSegment(j *Journal) (string, int64) {
 }
 
 // crash closes the files as a dying process would: nothing is flushed or noted.
+// After a fdatasync that failed, the kernel may have what was written in its cache only, and not write it any more.
+func TestWhatWasNotSyncedIsWrittenAgain(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	for i := range uint64(5) {
+		_, err := j.Append([]mtm.Record{forget(i)}, true)
+		require.NoError(t, err)
+	}
+	synced := j.offset
+	j.opts.Before = func(point string) error {
+		if point == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	_, err := j.Append([]mtm.Record{forget(6), forget(7), forget(8)}, true)
+	require.ErrorIs(t, err, syscall.EIO)
+	end := j.offset
+	require.Greater(t, end, synced)
+	crash(t, j)
+	j = open(t, dir)
+	require.Equal(t, end-synced, j.rewritten)
+	_, err = j.Append([]mtm.Record{forget(9)}, true)
+	require.NoError(t, err)
+	one := j.offset - end
+	crash(t, j)
+	require.Equal(t, one, open(t, dir).rewritten, "those before are known to be synced")
+}
+
 func crash(t *testing.T, j *Journal) {
 	t.Helper()
 	j.mu.Lock()

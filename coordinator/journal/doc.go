@@ -17,8 +17,8 @@
 //
 //   - A record is synced, or an error says that nobody knows. After a failed write or fdatasync the journal refuses
 //     everything: the kernel may have dropped the pages, so a second fdatasync that succeeds would prove nothing
-//     (Rebello et al., Can Applications Recover from fsync Failures?, 2020). The process must end; the next one reads
-//     what really is on disk.
+//     (Rebello et al., Can Applications Recover from fsync Failures?, 2020). The process must end. The next one reads what
+//     the kernel has, and writes what may not be on disk once more before it relies on it.
 //
 //   - A torn tail (records that were never synced, half there) is cut off when the journal is opened. Damage to
 //     what was synced is an error, a *CorruptError that says where, and never cut off: each record tells how far the log

@@ -30,6 +30,8 @@ func (j *Journal) recover() error {
 		return err
 	}
 	s := newScanner(f, segHeader, last.base)
+	synced, unsynced := last.base-1, int64(segHeader) // the last record that a later one knows to be synced, and where those after it begin
+	var starts []int64                                // of those
 	for {
 		at := s.offset
 		fr, ok, err := s.scan()
@@ -43,6 +45,10 @@ func (j *Journal) recover() error {
 		if err := j.sum.read(fr); err != nil {
 			return &CorruptError{Path: last.path, Offset: at, Index: fr.index, What: err.Error()}
 		}
+		starts = append(starts, at)
+		if n := fr.durable - synced; fr.durable > synced && n < uint64(len(starts)) {
+			synced, unsynced, starts = fr.durable, starts[n], starts[n:]
+		}
 	}
 	j.offset, j.next = s.offset, s.next
 	if err := j.cutTail(last); err != nil {
@@ -51,7 +57,25 @@ func (j *Journal) recover() error {
 	if err := j.checkEnd(last); err != nil {
 		return err
 	}
+	if err := j.writeAgain(unsynced); err != nil {
+		return err
+	}
 	return j.syncTail(j.next - 1) // what a killed process had written but not synced
+}
+
+// writeAgain writes what is in the last segment from offset on, up to its last record, once more: if a fdatasync of it has failed, it may
+// be in the kernel's cache only, and taken for clean there, so that another fdatasync would not write it.
+func (j *Journal) writeAgain(offset int64) error {
+	buf := make([]byte, j.offset-offset)
+	_, err := j.tail.ReadAt(buf, offset)
+	if err == nil {
+		_, err = j.tail.WriteAt(buf, offset)
+	}
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	j.rewritten = int64(len(buf))
+	return nil
 }
 
 func (j *Journal) checkSealed(s *segment) error {
