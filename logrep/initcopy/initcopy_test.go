@@ -87,6 +87,10 @@ func TestNoPasswordOnTheCommandLine(t *testing.T) {
 
 func TestSequencesGoPastWhatAnEarlierNodeGave(t *testing.T) {
 	d := Description{Sequences: []Sequence{{Name: "s.x", Last: 5, Called: true, Table: "s.t", Column: "id", Up: true}, {Name: "y", Last: -3}}}
-	require.Equal(t, []string{"SELECT setval('s.x', 5, true)", "SELECT setval('y', -3, false)"}, sequencesSQL(d, false))
-	require.Equal(t, "SELECT setval('s.x', v, true) FROM (SELECT max(id)::bigint FROM s.t) x (v) WHERE v > 5", sequencesSQL(d, true)[1])
+	require.Equal(t, []string{
+		"SELECT setval('s.x', 5, true) WHERE (SELECT 5 BETWEEN seqmin AND seqmax FROM pg_sequence WHERE seqrelid = 's.x'::regclass)",
+		"SELECT setval('y', -3, false) WHERE (SELECT -3 BETWEEN seqmin AND seqmax FROM pg_sequence WHERE seqrelid = 'y'::regclass)",
+	}, sequencesSQL(d, false))
+	require.Equal(t, "SELECT setval('s.x', v, true) FROM (SELECT max(id)::bigint FROM s.t) x (v) WHERE v > 5 AND "+
+		"(SELECT v BETWEEN seqmin AND seqmax FROM pg_sequence WHERE seqrelid = 's.x'::regclass)", sequencesSQL(d, true)[1])
 }

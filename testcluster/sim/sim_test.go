@@ -150,6 +150,7 @@ func TestCancelBetweenTheTwoPartsOfAnAnnouncementIsNotLost(t *testing.T) {
 	w := newWorld(3, options{elections: true})
 	require.NotZero(t, w.user)
 	n := w.nodes[0]
+	n.alive, n.busy = true, true // it has no brain, and takes no turn
 	inTheWay := n.pg.begin(false)
 	require.Equal(t, resDone, n.pg.exec(inTheWay, stmt{op: opInsert, key: w.keys}))
 
