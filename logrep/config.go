@@ -30,7 +30,7 @@ type Config struct {
 	DeadlockTimeout time.Duration // deadlock_timeout of the other sessions; default 1 s
 	FinishConns     int           // connections that end prepared transactions; default 4
 	Catalog         *Catalog      // shared by all parts of a node
-	RecoverOrigin   string        // replication origin that keeps the position of recovery; default "mtm_recovered"
+	RecoverOrigin   string        // replication origin of recovery; default "mtm_recovered"
 
 	// Genuine tells whether this node's gateway has given out a token, for a message to the other nodes; nil: none is.
 	Genuine func(token string) bool

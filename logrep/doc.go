@@ -6,7 +6,7 @@
 //     monitor finds who stands in a worker's way.
 //   - Finisher runs COMMIT PREPARED and ROLLBACK PREPARED until PostgreSQL has them.
 //   - Recoverer commits what a donor sent to a node that was away, in the donor's order, many transactions in one local
-//     one. PostgreSQL keeps the position with the rows, as that of a replication origin, so each is applied once.
+//     one. The position is kept with the rows, in mtm.recovered, so each is applied once.
 //
 // Recovery of transactions of one UPDATE and one INSERT: 44,000 a second; of ten and ten: 4,070 a second, 81,500 rows
 // (2026-11-21, nothing else running; go test ./logrep -run xxx -bench Recover -benchtime 100000x; 2-core AMD EPYC,

@@ -170,6 +170,7 @@ const testToken = "mtm-token-test"
 
 // ownSchema is of package schema what these tests need.
 const ownSchema = "CREATE SCHEMA mtm; CREATE TABLE mtm.said (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), prefix text NOT NULL, content text NOT NULL); " +
+	"CREATE TABLE mtm.recovered (id bool PRIMARY KEY DEFAULT true, at bigint NOT NULL); " +
 	"CREATE FUNCTION mtm.say(prefix text, content text) RETURNS void LANGUAGE sql AS 'INSERT INTO mtm.said (prefix, content) VALUES ($1, $2)'"
 
 // say is a message of the gateway.

@@ -18,8 +18,8 @@ import (
 // Recoverer commits what a donor sent, in its order, in this node's PostgreSQL. Make it with NewRecoverer, run it with
 // Run; Apply may be called at any time, from any goroutine, and does not block.
 //
-// Several transactions go into one local transaction, together with the position of the last: that of a replication
-// origin, whose LSN is the number At. So each is applied once, whatever crashes.
+// Several transactions go into one local transaction, together with the position of the last, its number At, in
+// mtm.recovered. So each is applied once, whatever crashes.
 type Recoverer struct {
 	cfg  Config
 	sink RecoverSink
@@ -160,7 +160,7 @@ func (r *Recoverer) again(ctx context.Context, s *recoverSession, group []recove
 	if err := cmp.Or(s.rollback(), s.cleanse()); err != nil {
 		return err
 	}
-	at, posErr := position(ctx, s.conn, r.cfg.RecoverOrigin)
+	at, posErr := position(ctx, s.conn)
 	if posErr != nil {
 		return posErr
 	}
@@ -245,12 +245,13 @@ func RecoveredPosition(ctx context.Context, cfg Config) (uint64, error) {
 	if err := setOrigin(ctx, conn, cfg.RecoverOrigin); err != nil {
 		return 0, err
 	}
-	return position(ctx, conn, cfg.RecoverOrigin)
+	return position(ctx, conn)
 }
 
-// position reads what is durable.
-func position(ctx context.Context, conn *pgconn.PgConn, origin string) (uint64, error) {
-	rows, err := query(ctx, conn, "SELECT (pg_replication_origin_progress($1, true) - '0/0')::text", origin)
+// position reads what is durable. It is a row, and not PostgreSQL's position of a replication origin: since version 16 a transaction that is
+// aborted moves that, too, so that one whose COMMIT fails would be taken for done.
+func position(ctx context.Context, conn *pgconn.PgConn) (uint64, error) {
+	rows, err := query(ctx, conn, "SELECT at::text FROM mtm.recovered")
 	if err != nil {
 		return 0, fmt.Errorf("read the position of recovery: %w", err)
 	}

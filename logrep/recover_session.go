@@ -44,7 +44,7 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	}
 	var at uint64
 	if err == nil {
-		at, err = position(ctx, conn, r.cfg.RecoverOrigin)
+		at, err = position(ctx, conn)
 	}
 	if err != nil {
 		s.close()
@@ -83,7 +83,7 @@ func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob, t
 		return err
 	}
 	// Not before: what a user prepared is prepared on the way, and must not carry the position.
-	s.sendOnce(fmt.Sprintf("SELECT pg_catalog.pg_replication_origin_xact_setup('%X/%X', pg_catalog.now())", uint32(at>>32), uint32(at)), sentStmt{})
+	s.sendOnce(fmt.Sprintf("INSERT INTO mtm.recovered (at) VALUES (%d) ON CONFLICT (id) DO UPDATE SET at = excluded.at", at), sentStmt{})
 	s.sendOnce("COMMIT", sentStmt{})
 	s.sync()
 	if err := s.flush(); err != nil {

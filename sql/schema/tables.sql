@@ -74,6 +74,12 @@ CREATE TABLE mtm.said (
     content text NOT NULL
 );
 
+-- How far this PostgreSQL has what was recovered: one row, written in the transactions that recover (logrep).
+CREATE TABLE mtm.recovered (
+    id bool PRIMARY KEY DEFAULT true CHECK (id),
+    at bigint NOT NULL
+);
+
 -- Roles as they were before the DO that runs; roles.sql. Empty but in a transaction.
 CREATE UNLOGGED TABLE mtm.noted_roles (
     xid xid8 NOT NULL,
