@@ -14,7 +14,10 @@ func (pg *postgres) holdOpen(c *client, fails *mtm.Error) {
 	x.state = xactPreparing // the deferred constraints are checked
 	w.after(w.between(50, 4*ms), func() {
 		switch {
-		case x.state != xactPreparing || n.life != c.life:
+		case x.state != xactPreparing:
+			return
+		case n.life != c.life: // its process is gone, so the session ends
+			pg.drop(x)
 			return
 		case fails != nil:
 			pg.kill(x, fails)
