@@ -52,53 +52,41 @@ func newBlocks(d *daemon) *blocks {
 
 // Short implements gateway.Numbers.
 func (b *blocks) Short(ctx context.Context, message string) bool {
-	ctx, cancel := context.WithTimeout(ctx, blocksWait)
-	defer cancel()
 	q := blockEnd{message: message, is: make(chan bool, 1)}
-	select {
-	case b.ends <- q:
-	case <-ctx.Done():
-		return false
-	}
-	select {
-	case is := <-q.is:
-		return is
-	case <-ctx.Done():
-		return false
-	}
+	is, _ := askBlocks(ctx, b.ends, q, q.is)
+	return is
 }
 
 // Refill implements gateway.Numbers.
 func (b *blocks) Refill(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, blocksWait)
-	defer cancel()
 	done := make(chan struct{})
-	select {
-	case b.wanted <- done:
-	case <-ctx.Done():
-		return
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
+	askBlocks(ctx, b.wanted, done, done)
 }
 
 // reserve draws numbers for a session that asks for them.
 func (b *blocks) reserve(ctx context.Context, r reservation) *mtm.Error {
-	ctx, cancel := context.WithTimeout(ctx, blocksWait)
-	defer cancel()
 	r.done = make(chan *mtm.Error, 1)
-	select {
-	case b.orders <- r:
-		select {
-		case e := <-r.done:
-			return e
-		case <-ctx.Done():
-		}
-	case <-ctx.Done():
+	if e, ok := askBlocks(ctx, b.orders, r, r.done); ok {
+		return e
 	}
 	return &mtm.Error{Code: mtm.CodeSerialization, Msg: "the numbers have not been drawn yet"}
+}
+
+// askBlocks asks q, and waits for its answer, for blocksWait in all. ok: it has come.
+func askBlocks[Q, A any](ctx context.Context, asked chan<- Q, q Q, answered <-chan A) (a A, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, blocksWait)
+	defer cancel()
+	select {
+	case asked <- q:
+	case <-ctx.Done():
+		return a, false
+	}
+	select {
+	case a = <-answered:
+		return a, true
+	case <-ctx.Done():
+		return a, false
+	}
 }
 
 // Run draws until ctx ends; a PostgreSQL that is away is tried again.

@@ -70,16 +70,17 @@ var ErrClosed = errors.New("journal: closed")
 
 // Journal is an open journal. Its methods may be called from any goroutine; one that appends waits for another.
 type Journal struct {
-	dir       string
-	log       *slog.Logger
-	rewritten int64 // bytes that Open has written again
-	lock      *os.File
-	opts      Options
-	state     *bbolt.DB
-	id        string
-	spills    *Spills
-	size      int64 // of a segment
-	retain    Retention
+	dir    string
+	log    *slog.Logger
+	lock   *os.File
+	opts   Options
+	state  *bbolt.DB
+	id     string
+	spills *Spills
+	size   int64 // of a segment
+	retain Retention
+
+	rewritten int64 // bytes that Open wrote again; see writeAgain
 
 	mu       sync.Mutex
 	failed   error // sticky

@@ -481,5 +481,3 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION mtm.who_ddl, mtm.nested_ddl, mtm.has_cycles, mtm.close_bounds, mtm.before_ddl, mtm.note_ddl, mtm.is_temporary, mtm.node_tree, mtm.send_rows, mtm.send_missing, mtm.computes, mtm.on_rewrite, mtm.send_filled, mtm.others_fire, mtm.end_ddl, mtm.first_ddl, mtm.on_drop, mtm.identity_work, mtm.set_identity, mtm.set_checks, mtm.set_identities, mtm.on_ddl FROM public;
--- The gateway shows clients a catalog in which neither this nor the steps of sequences can be seen.
-GRANT SELECT ON mtm.full_identity TO public;

@@ -11,16 +11,7 @@ CREATE TABLE IF NOT EXISTS mtm.prepared (
 REVOKE ALL ON mtm.prepared FROM public;
 GRANT SELECT ON mtm.prepared TO public;
 
--- What is written here the other nodes carry out. Members of pg_write_all_data could write it.
-CREATE OR REPLACE FUNCTION mtm.guard_prepared() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-        RAISE EXCEPTION 'permission denied for table prepared' USING ERRCODE = '42501';
-    END IF;
-    RETURN NULL;
-END $$;
-CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON mtm.prepared EXECUTE FUNCTION mtm.guard_prepared();
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON mtm.prepared EXECUTE FUNCTION mtm.guard();
 
 -- Who a session is for PostgreSQL's own PREPARE TRANSACTION, asked in a function that runs as its owner.
 CREATE OR REPLACE FUNCTION mtm.client_role() RETURNS name

@@ -2,7 +2,6 @@ package statement
 
 import (
 	"regexp"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -90,14 +89,20 @@ func classifyOther(w words, s *Statement) {
 	switch w.at(0) {
 	case t.Token_COPY:
 		classifyCopy(w, s)
-	case t.Token_CALL, t.Token_DO, t.Token_TRUNCATE:
+	case t.Token_CALL, t.Token_TRUNCATE:
 		s.Kind = Write
-		if w.at(0) == t.Token_DO && slices.ContainsFunc(w.tokens, func(tok token) bool { return containsFold(w.text[tok.start:tok.end], "listen") }) {
-			s.Flags |= MayListen
-		}
-		if w.at(0) == t.Token_DO && slices.ContainsFunc(w.tokens, func(tok token) bool { return rolesIn.MatchString(w.text[tok.start:tok.end]) }) {
-			s.Kind = DDL
-			s.Flags |= Roles
+		s.catalog(w, 1)
+	case t.Token_DO:
+		s.Kind = Write
+		for _, tok := range w.tokens {
+			text := w.text[tok.start:tok.end]
+			if containsFold(text, "listen") {
+				s.Flags |= MayListen
+			}
+			if rolesIn.MatchString(text) {
+				s.Kind = DDL
+				s.Flags |= Roles
+			}
 		}
 		s.catalog(w, 1)
 	case t.Token_LOCK_P:

@@ -119,10 +119,14 @@ func ownWords(t *testing.T, c *testcluster.Cluster) {
 		require.Less(t, ofNode[int](t, n, "SELECT last_value::int FROM bosses"), 20, "node %d", n.ID)
 	}
 	execSQL(t, root, "GRANT pg_read_all_data, pg_write_all_data TO mallory; DROP SEQUENCE bosses; DROP TABLE theirs")
-	for _, sql := range []string{"INSERT INTO mtm.said (prefix, content) VALUES ('mtm.ddl', '{}')", "UPDATE mtm.prepared SET commits = true"} {
+	for _, sql := range []string{
+		"INSERT INTO mtm.said (prefix, content) VALUES ('mtm.ddl', '{}')", "UPDATE mtm.prepared SET commits = true",
+		"INSERT INTO mtm.noted_roles (xid) VALUES (pg_current_xact_id())", "INSERT INTO mtm.recovered (at) VALUES (1)", "UPDATE mtm.blocks SET next = 1",
+		"UPDATE mtm.sequences SET user_increment = 7", "DELETE FROM mtm.local_tables", "DELETE FROM mtm.full_identity", "INSERT INTO mtm.node (id) VALUES (9)",
+	} {
 		require.Equal(t, "42501", stateOf(t, db, sql), sql)
 	}
-	require.Zero(t, one[int](t, db, "SELECT count(*) FROM mtm.daemon_state"))
+	require.Zero(t, one[int](t, db, "SELECT (SELECT count(*) FROM mtm.daemon_state) + (SELECT count(*) FROM mtm.peers)"))
 	execSQL(t, root, "REVOKE pg_read_all_data, pg_write_all_data FROM mallory")
 }
 
