@@ -56,8 +56,7 @@ func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	return s, at, nil
 }
 
-// recoverGroup commits all of group in one transaction, with the position of the last. The transaction writes something
-// of its own, so that PostgreSQL flushes it, and keeps the position, even if nothing else in it does.
+// recoverGroup commits all of group in one transaction, with the position of the last.
 func (s *recoverSession) recoverGroup(ctx context.Context, group []recoverJob, together *gather) error {
 	if err := s.redo(ctx, group[0]); err != nil {
 		return &brokenError{err}
