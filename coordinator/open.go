@@ -36,8 +36,11 @@ func (n *Node) Open() (list []OpenTxn) {
 
 // startOpen: what was prepared again before the restart is ordinary, and what was committed is decided.
 func (n *Node) startOpen(held map[mtm.GID]bool, committed []mtm.GID) {
-	for _, t := range n.txns {
+	for _, t := range sorted(n.txns) {
 		if t.open && (held[t.gid] || t.outcome != undecided) {
+			if t.outcome == undecided {
+				n.recordAgain(t) // nobody heard that it was prepared again
+			}
 			t.open, t.payload.Data = false, nil
 		}
 	}
@@ -152,13 +155,17 @@ func (t *txn) returns() bool {
 	return t.open && !t.accepted.IsZero() && (t.local == localLost || t.local == localApplying)
 }
 
+// recordAgain makes durable that a transaction is an ordinary one now. Its payload may go from here on.
+func (n *Node) recordAgain(t *txn) {
+	t.recovered = true
+	n.persist(mtm.RecPrepare{GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload, Recovered: true, Acceptors: t.acceptors})
+}
+
 func (n *Node) preparedAgain(t *txn, err *mtm.Error) {
 	switch {
 	case err == nil:
-		t.open, t.recovered, t.local = false, true, localPrepared
-		n.persist(mtm.RecPrepare{
-			GID: t.gid, Age: t.age, Deps: t.deps, Payload: t.payload, Recovered: true, Acceptors: t.acceptors,
-		})
+		t.open, t.local = false, localPrepared
+		n.recordAgain(t)
 		t.payload.Data = nil
 		if t.outcome != undecided {
 			n.finish(t)
