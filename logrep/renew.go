@@ -28,9 +28,9 @@ var errRenewed = errors.New("the slot was replaced")
 // gives what PostgreSQL holds prepared under gids of this node after that: of these, what was not delivered never will be. Call
 // it while no session may prepare anything, from one goroutine.
 func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
-	ctx, cancel := context.WithTimeout(ctx, renewLimit)
+	limited, cancel := context.WithTimeout(ctx, renewLimit)
 	defer cancel()
-	conn, err := c.cfg.connect(ctx, "mtm_slot", nil)
+	conn, err := c.cfg.connect(limited, "mtm_slot", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -40,26 +40,42 @@ func (c *Capture) Renew(ctx context.Context) ([]mtm.GID, error) {
 		if err != nil {
 			return nil, err
 		}
+		if lag != noSlot && limited.Err() != nil {
+			return nil, limited.Err()
+		}
 		if lag <= c.renewLag {
 			return nil, nil
 		}
+		pause := renewPause
 		if lag != unknownLag {
+			log := c.cfg.Log.With("bytes", lag)
+			if lag == noSlot {
+				log = c.cfg.Log.With("slot", "none")
+			}
 			// A slot is made only when all that is prepared has ended, and users may take their time.
-			if users, err := usersPrepared(ctx, conn); err != nil || users > 0 {
-				c.cfg.Log.Info("the slot cannot be replaced, for users have prepared transactions", "bytes", lag, "transactions", users)
+			users, err := usersPrepared(ctx, conn)
+			if err != nil {
 				return nil, err
 			}
-			done, err := c.replace(ctx, conn)
-			if sqlState(err) == "53400" { // no slot is free
-				return nil, err
+			if users > 0 {
+				log.Warn("the slot cannot be replaced, for users have prepared transactions", "transactions", users)
+				if lag != noSlot {
+					return nil, nil
+				}
+				pause = renewTry
+			} else {
+				done, err := c.replace(ctx, conn)
+				if sqlState(err) == "53400" { // no slot is free
+					return nil, err
+				}
+				if done {
+					log.Info("the slot was replaced, for what this node has caught up with need not be decoded")
+					return c.ownPrepared(ctx, conn)
+				}
+				log.Info("the slot cannot be replaced yet", keyError, err)
 			}
-			if done {
-				c.cfg.Log.Info("the slot was replaced, for what this node has caught up with need not be decoded", "bytes", lag)
-				return c.ownPrepared(ctx, conn)
-			}
-			c.cfg.Log.Info("the slot cannot be replaced yet", "bytes", lag, keyError, err)
 		}
-		if err := sleep(ctx, renewPause); err != nil {
+		if err := sleep(ctx, pause); err != nil {
 			return nil, err
 		}
 	}
@@ -76,18 +92,29 @@ func usersPrepared(ctx context.Context, conn *pgconn.PgConn) (n int, err error) 
 	return n, err
 }
 
-const unknownLag = int64(1) << 62
+const (
+	unknownLag = int64(1) << 62
+	noSlot     = unknownLag - 1
+)
 
-// lag is how many bytes of WAL are to be decoded; unknownLag while nobody reads the slot.
+// lag is how many bytes of WAL are to be decoded; unknownLag while nobody reads the slot; noSlot if nobody ever will: a standby that was
+// promoted has none, and PostgreSQL gives one up that keeps too much WAL.
 func (c *Capture) lag(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
-	rows, err := query(ctx, conn, "SELECT (pg_current_wal_flush_lsn() - a.sent_lsn)::text FROM pg_replication_slots s "+
-		"JOIN pg_stat_replication a ON a.pid = s.active_pid WHERE s.slot_name = $1 AND a.sent_lsn IS NOT NULL", c.slotNow())
-	if err != nil || len(rows) == 0 {
-		return unknownLag, err
+	names := c.cfg.slotNames()
+	rows, err := query(ctx, conn, "SELECT s.slot_name, (pg_current_wal_flush_lsn() - a.sent_lsn)::text FROM pg_replication_slots s "+
+		"LEFT JOIN pg_stat_replication a ON a.pid = s.active_pid WHERE s.slot_name IN ($1, $2) AND s.confirmed_flush_lsn IS NOT NULL "+
+		"AND s.wal_status <> 'lost'", names[0], names[1])
+	if err == nil && len(rows) == 0 {
+		return noSlot, nil
 	}
-	var lag int64
-	_, err = fmt.Sscan(string(rows[0][0]), &lag)
-	return lag, err
+	for _, row := range rows {
+		if string(row[0]) == c.slotNow() && row[1] != nil {
+			var lag int64
+			_, err = fmt.Sscan(string(row[1]), &lag)
+			return lag, err
+		}
+	}
+	return unknownLag, err
 }
 
 // replace makes the new slot, and lets Run read it.

@@ -468,6 +468,9 @@ func (a *adder) become(ctx context.Context) error {
 	if err := d.journal.Put(incarnationKey, strconv.AppendInt(nil, time.Now().Unix(), 10)); err != nil {
 		return err
 	}
+	if err := d.journal.Put(pastKey, nil); err != nil { // of an earlier node, in the same data directory
+		return err
+	}
 	state := &clusterState{
 		Name: d.cfg.Cluster, NodeID: d.cfg.NodeID, Nodes: a.nodes(), SystemIdentifier: facts.systemID,
 		Seed: &seedState{Generation: a.start.Generation, Have: a.start.Have},

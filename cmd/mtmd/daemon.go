@@ -43,6 +43,7 @@ type daemon struct {
 	current    atomic.Pointer[life]
 	stopping   atomic.Bool
 	ending     pace                                  // of connections to PostgreSQL
+	past       *pasts                                // of PostgreSQL; set when this is a member
 	adding     sync.Mutex                            // while this node is being added
 	copies     sync.Map                              // of this node that are under way: *heldCopy by name
 	keeping    chan *heldCopy                        // on their way to keepCopies
@@ -249,6 +250,10 @@ func (d *daemon) peerAddress(n nodeState) string {
 
 // serveMember runs this node's life in its cluster.
 func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
+	var err error
+	if d.past, err = d.loadPasts(); err != nil {
+		return err
+	}
 	pg, err := d.meetPostgres(ctx, cluster)
 	if err != nil {
 		return err
@@ -300,7 +305,25 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	if err := d.journal.SweepSpills(node.Spills()); err != nil {
 		return err
 	}
-	return d.runParts(ctx, cluster, node, lr)
+	err = d.runParts(ctx, cluster, node, lr)
+	if d.stopping.Load() {
+		d.noteEnd(context.WithoutCancel(ctx))
+	}
+	return err
+}
+
+// noteEnd: this node has done what it does in PostgreSQL. Where that cannot be noted, the next start takes it for a crash.
+func (d *daemon) noteEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, departLimit)
+	defer cancel()
+	conn, err := d.connect(ctx, "mtm_stop")
+	if err == nil {
+		err = d.past.stopped(ctx, conn)
+		closeNow(conn)
+	}
+	if err != nil {
+		d.log.Warn("how far PostgreSQL is could not be noted", keyError, err)
+	}
 }
 
 func (d *daemon) logrepConfig() logrep.Config {
@@ -352,11 +375,16 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	acts := &actor{renew: renew, gone: sync.OnceFunc(func() { close(l.gone) }), capture: capture, applier: applier, finishes: l.finishes, recoverer: recoverer, gate: d.gate, gateway: d.gateway, journal: d.journal, streams: sink.streams, referee: judge, log: d.log}
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
-		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connect(ctx, "mtm_watch") },
+		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connectKnown(ctx, "mtm_watch") },
 		suspend: func(err error) { judge.pause(true); queue.Suspend(err) },
 		resume:  func() { judge.pause(false); queue.Resume() },
-		ping:    func(ctx context.Context, conn *pgx.Conn) error { return capture.Unblock(ctx, conn.PgConn()) },
-		log:     d.log,
+		ping: func(ctx context.Context, conn *pgx.Conn) error {
+			if err := d.past.met(ctx, conn); err != nil {
+				return err
+			}
+			return capture.Unblock(ctx, conn.PgConn())
+		},
+		log: d.log,
 	}
 	l.loop = newLoop(node, d.mail, d.journal, hands{send: queue.Send, act: acts.act, reply: d.gate.reply, mark: d.gate.mark},
 		d.metrics, d.log, d.gate.lease.clock)

@@ -118,6 +118,9 @@ func (d *daemon) join(ctx context.Context, req joinRequest) error {
 	}
 	_, err = logrep.CreateSlot(ctx, d.logrepConfig())
 	if err == nil {
+		err = d.journal.Put(pastKey, nil)
+	}
+	if err == nil {
 		err = d.saveCluster(state)
 	}
 	if err != nil {

@@ -31,6 +31,9 @@ func (w *pgWatch) Run(ctx context.Context) error {
 	away := false
 	for {
 		conn, err := w.open(ctx)
+		if back := (*goneBackError)(nil); errors.As(err, &back) {
+			return err
+		}
 		if err == nil && away {
 			w.log.Info("PostgreSQL is back")
 			w.resume()

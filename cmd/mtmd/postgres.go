@@ -11,6 +11,19 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
+// connectKnown connects to a PostgreSQL that is what it was; goneBackError: it is not.
+func (d *daemon) connectKnown(ctx context.Context, app string) (*pgx.Conn, error) {
+	conn, err := d.connect(ctx, app)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.past.met(ctx, conn); err != nil {
+		closeNow(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
 // pgFacts is what the daemon must know of its PostgreSQL.
 type pgFacts struct {
 	maxPrepared int
@@ -37,7 +50,9 @@ func (d *daemon) meetPostgres(ctx context.Context, cluster *clusterState) (pgFac
 				return facts, fmt.Errorf("the PostgreSQL at setting postgres is another one (system identifier %s) than the "+
 					"journal in %s belongs to (%s): they must be kept, and restored, together", facts.systemID, d.cfg.DataDir, cluster.SystemIdentifier)
 			}
-			return facts, nil
+			if err = d.meetPast(ctx); err == nil {
+				return facts, nil
+			}
 		}
 		if permanent(err) {
 			return facts, fmt.Errorf("setting postgres: %w", err)
@@ -54,10 +69,19 @@ func (d *daemon) meetPostgres(ctx context.Context, cluster *clusterState) (pgFac
 	}
 }
 
+func (d *daemon) meetPast(ctx context.Context) error {
+	conn, err := d.connectKnown(ctx, "mtm_start")
+	if err == nil {
+		closeNow(conn)
+	}
+	return err
+}
+
 // permanent reports whether waiting will not help: a wrong password, role or database.
 func permanent(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code[:2] == "28" || pg.Code == "3D000" || pg.Code == "42501")
+	back := (*goneBackError)(nil)
+	return errors.As(err, &back) || errors.As(err, &pg) && (pg.Code[:2] == "28" || pg.Code == "3D000" || pg.Code == "42501")
 }
 
 func (d *daemon) pgFacts(ctx context.Context) (pgFacts, error) {

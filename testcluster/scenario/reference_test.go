@@ -2,7 +2,9 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"mtm/testcluster"
+	"mtm/testcluster/devcluster"
 )
 
 // TestReferenceScenarios are those that the reference's tests run (and ours have nowhere else), one after the other on one cluster under
@@ -29,6 +32,8 @@ func TestReferenceScenarios(t *testing.T) {
 		{"TRUNCATE and VACUUM FULL on every node", truncateAndVacuum},
 		{"DDL while a node is down, recovered through a third", ddlThroughThird},
 		{"a dead node keeps no WAL", deadNodeKeepsNoWAL},
+		{"standby promoted", standbyPromoted},
+		{"PostgreSQL restored from an older copy", olderCopy},
 	} {
 		ok := t.Run(one.name, func(t *testing.T) {
 			c := c.For(t)
@@ -215,4 +220,84 @@ func slowDown(pid int) (end func()) {
 		cancel()
 		<-done
 	}
+}
+
+// standbyPromoted: a standby that had everything when node 3 and its PostgreSQL were stopped takes its place; one that did not is refused.
+func standbyPromoted(t *testing.T, c *testcluster.Cluster, l *load) {
+	n := c.Node(3)
+	spare := startSpare(t, c, n)
+	n.Stop() // a walsender sends all before it ends
+	require.NoError(t, spare.Promote(t.Context()))
+	require.NoError(t, spare.Stop(t.Context()))
+	require.NoError(t, spare.Swap(t.Context()))
+	n.Start()
+	whole(t, c)
+	require.Equal(t, 1, one[int](t, n.ConnectPg(), "SELECT count(*)::int FROM pg_replication_slots WHERE plugin = 'pgoutput'"))
+	l.awaitProgress(t, c, 3)
+
+	spare = startSpare(t, c, n)
+	require.NoError(t, spare.Stop(t.Context()))
+	l.awaitProgress(t, c, 3)
+	n.Kill()
+	require.NoError(t, spare.Start(t.Context()))
+	require.NoError(t, spare.Promote(t.Context()))
+	require.NoError(t, spare.Stop(t.Context()))
+	refusedPast(t, spare, n, "PostgreSQL is on timeline 3, and this node's was on timeline 2")
+}
+
+// olderCopy: a PostgreSQL that lacks what this node has committed is refused.
+func olderCopy(t *testing.T, c *testcluster.Cluster, l *load) {
+	n := c.Node(3)
+	spare, err := c.Dev().Spare(t.Context(), n.ID)
+	require.NoError(t, err)
+	l.awaitProgress(t, c, 3)
+	n.Stop()
+	refusedPast(t, spare, n, "it was restored from an older copy")
+
+	// Also under a daemon that runs, and goes on with the right one.
+	n.Start()
+	whole(t, c)
+	l.awaitProgress(t, c, 3)
+	n.KillPostgres()
+	require.NoError(t, spare.Swap(t.Context()))
+	n.StartPostgres()
+	n.WaitMtmdGone()
+	require.Contains(t, lastLines(t, n), "it was restored from an older copy")
+	n.StopPostgres()
+	require.NoError(t, spare.Swap(t.Context()))
+	n.Start()
+}
+
+func startSpare(t *testing.T, c *testcluster.Cluster, n *testcluster.Node) *devcluster.Spare {
+	t.Helper()
+	spare, err := c.Dev().Spare(t.Context(), n.ID)
+	require.NoError(t, err)
+	require.NoError(t, spare.Start(t.Context()))
+	await(t, c, "the standby streams", func() error {
+		if one[int](t, n.ConnectPg(), "SELECT count(*)::int FROM pg_stat_replication WHERE application_name LIKE 'spare%' AND state = 'streaming'") == 0 {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	return spare
+}
+
+// refusedPast: with spare in n's place, mtmd does not start, and says why; with its own PostgreSQL it does.
+func refusedPast(t *testing.T, spare *devcluster.Spare, n *testcluster.Node, why string) {
+	t.Helper()
+	require.NoError(t, spare.Swap(t.Context()))
+	n.StartPostgres()
+	n.LaunchMtmd()
+	n.WaitMtmdGone()
+	require.Contains(t, lastLines(t, n), why)
+	n.StopPostgres()
+	require.NoError(t, spare.Swap(t.Context()))
+	n.Start()
+}
+
+func lastLines(t *testing.T, n *testcluster.Node) string {
+	t.Helper()
+	text, err := os.ReadFile(n.Info().MtmdLog)
+	require.NoError(t, err)
+	return string(text[max(0, len(text)-4096):])
 }
