@@ -146,6 +146,30 @@ func rolesInDo(t *testing.T, c *testcluster.Cluster) {
 	same(3)
 	require.NotContains(t, one[string](t, db, state), "done")
 	execAll(t, db, "BEGIN READ ONLY", "DO $$ BEGIN PERFORM current_user; END $$", "COMMIT")
+
+	// What one may do to his own role the other nodes do as superusers, and no more than that; nor what somebody else did, and undid.
+	execSQL(t, db, `CREATE ROLE "anybody%1$s" LOGIN; CREATE ROLE granted; CREATE ROLE "odd.one"`)
+	his := c.Node(3).Connect()
+	execAll(t, his, `SET SESSION AUTHORIZATION "anybody%1$s"`,
+		`SELECT set_config('search_path', 'a;ALTER/**/ROLE/**/"anybody%1$s"/**/SUPERUSER/**/--, "B""c", D', false)`,
+		`DO $$ BEGIN ALTER ROLE "anybody%1$s" SET search_path FROM CURRENT; END $$`,
+		"RESET search_path", "BEGIN", "SELECT mtm.note_roles()")
+	execSQL(t, db, `GRANT granted TO "anybody%1$s"`)
+	execSQL(t, his, "SELECT mtm.tell_roles(true)")
+	execSQL(t, db, `REVOKE granted FROM "anybody%1$s"; DO $$ BEGIN GRANT granted TO "odd.one"; GRANT "anybody%1$s" TO granted; ALTER ROLE granted SET odd."table" = 'x=y'; END $$`)
+	execSQL(t, his, "COMMIT")
+	for _, n := range c.Nodes() {
+		require.False(t, one[bool](t, n.Connect(), `SELECT rolsuper FROM pg_roles WHERE rolname = 'anybody%1$s'`), "node %d", n.ID)
+		require.ElementsMatch(t, []string{`"anybody%1$s" in granted`, `granted in "odd.one"`}, one[[]string](t, n.Connect(),
+			`SELECT array_agg(format('%s in %s', roleid::regrole, member::regrole)) FROM pg_auth_members WHERE roleid >= 16384 AND member >= 16384`), "node %d", n.ID)
+		settings := one[[]string](t, n.Connect(), `SELECT array_agg(c) FROM pg_db_role_setting, unnest(setconfig) c WHERE setrole >= 16384`)
+		require.Contains(t, settings, "odd.table=x=y")
+		if n.ID != 3 { // which has it as he wrote it; it means the same
+			require.Contains(t, settings, `search_path="a;alter/**/role/**/""anybody%1$s""/**/superuser/**/--", "B""c", d`)
+		}
+	}
+	execSQL(t, db, `DO $$ BEGIN DROP ROLE "anybody%1$s", granted, "odd.one"; END $$`)
+	same(3)
 	for _, n := range c.Nodes() {
 		require.Zero(t, one[int](t, n.Connect(), "SELECT count(*) FROM mtm.noted_roles"))
 	}
