@@ -168,6 +168,7 @@ func TestALostNodeStopsNobody(t *testing.T) {
 			t.Logf("longest silence of the others: median %v, worst %v; online again: median %v, worst %v (%d times)",
 				gaps[times/2].Round(time.Millisecond), gaps[times-1].Round(time.Millisecond),
 				returns[times/2].Round(time.Millisecond), returns[times-1].Round(time.Millisecond), times)
+			t.Logf("silences: %v", gaps)
 			if measured {
 				require.Less(t, gaps[times/2], f.limit, "median")
 			}
