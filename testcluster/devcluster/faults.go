@@ -217,6 +217,16 @@ func (c *Cluster) Reset(ctx context.Context, link string) error {
 	return c.faults().Reset(ctx, faultproxy.Direction{From: a, To: b}, faultproxy.Direction{From: b, To: a})
 }
 
+// ResetLate breaks the connections between two nodes ("1-2") for the ends that dialled. The others get what Slow has delayed when it is due: behind
+// what the next connections bring.
+func (c *Cluster) ResetLate(ctx context.Context, link string) error {
+	a, b, err := c.link(link)
+	if err != nil {
+		return err
+	}
+	return c.faults().ResetLate(ctx, faultproxy.Direction{From: a, To: b}, faultproxy.Direction{From: b, To: a})
+}
+
 // merge sets rules that combine what is in force with what is added.
 func (c *Cluster) merge(ctx context.Context, add map[faultproxy.Direction]faultproxy.Rule,
 	combine func(old, add faultproxy.Rule) faultproxy.Rule) error {

@@ -19,7 +19,7 @@ type directed struct {
 }
 
 // serveControl answers GET /rules, POST /rules (set those that are named), DELETE /rules (the network is good)
-// POST /reset (break the connections of the links that are named) and POST /links (serve one more of each that is named).
+// POST /reset (break the connections of the links that are named; with ?late only for the node that dialled) and POST /links (serve one more of each that is named).
 func (p *Proxy) serveControl() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /rules", func(w http.ResponseWriter, _ *http.Request) {
@@ -62,7 +62,7 @@ func (p *Proxy) serveControl() error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		p.reset(links)
+		p.reset(links, r.URL.Query().Has("late"))
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Second}
 	defer server.Close()
@@ -107,6 +107,12 @@ func (c Client) Heal(ctx context.Context) error {
 // Reset breaks the connections that were dialled in the directions that are named; new ones are let through.
 func (c Client) Reset(ctx context.Context, links ...Direction) error {
 	return c.call(ctx, http.MethodPost, "/reset", links, nil)
+}
+
+// ResetLate breaks the connections that were dialled in the directions that are named for the nodes that dialled. The others get what is still on
+// its way, as late as its rule made it: behind what the next connection brings, and perhaps a second time.
+func (c Client) ResetLate(ctx context.Context, links ...Direction) error {
+	return c.call(ctx, http.MethodPost, "/reset?late", links, nil)
 }
 
 // Add makes the proxy serve more links.

@@ -15,6 +15,9 @@
 // What a rule does to bytes on their way: Blocked holds them, and the end or reset of the connection, until the rule is
 // lifted, and then delivers all in order; Delay lets them arrive later; Loss makes a segment wait for a
 // retransmission, 200 ms and twice as long for each further loss, and all behind it with it, as TCP would.
+// A connection that is reset "late" ends for who dialled it only: what is on its way still arrives, behind what his next one brings, and, where he sends
+// again what was not acknowledged, twice.
+//
 // A connection opened while either direction is blocked is not made to the other side before both are open; he who
 // dials sees it accepted and silent, because the kernel answers for a listener: the one way in which this differs from
 // a cut cable. Blocked bytes are bounded (see queueLen); beyond it the sender's socket fills up, as it would.

@@ -28,14 +28,20 @@ type Proxy struct {
 	stop      chan struct{} // closed when Run is to end
 
 	group errgroup.Group
-	mu    sync.Mutex             // of listeners and what follows
-	conns map[net.Conn]Direction // to be closed when Run ends; of which link
+	mu    sync.Mutex       // of listeners and what follows
+	conns map[net.Conn]end // to be closed when Run ends
+}
+
+// end is one of the two connections that the proxy joins: with the node that dialled, or with the one that was dialled.
+type end struct {
+	link    Direction
+	dialled bool
 }
 
 // New listens at control (host:port, for Client) and at each link.
 func New(control string, links []Link) (*Proxy, error) {
 	p := &Proxy{
-		links: links, stop: make(chan struct{}), conns: map[net.Conn]Direction{},
+		links: links, stop: make(chan struct{}), conns: map[net.Conn]end{},
 		book: ruleBook{rules: map[Direction]Rule{}, changed: make(chan struct{})},
 	}
 	var err error
@@ -106,14 +112,14 @@ func (p *Proxy) serveLink(l net.Listener, link Link) error {
 		} else if err != nil {
 			return fmt.Errorf("fault proxy, link %v: %w", link.Direction, err)
 		}
-		if p.track(c, link.Direction) {
+		if p.track(c, end{link.Direction, false}) {
 			p.group.Go(func() error { p.serve(c.(*net.TCPConn), link); return nil })
 		}
 	}
 }
 
 // track remembers c to close it at the end; false means that the end has come.
-func (p *Proxy) track(c net.Conn, d Direction) bool {
+func (p *Proxy) track(c net.Conn, of end) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
@@ -121,7 +127,7 @@ func (p *Proxy) track(c net.Conn, d Direction) bool {
 		c.Close()
 		return false
 	default:
-		p.conns[c] = d
+		p.conns[c] = of
 		return true
 	}
 }
@@ -133,12 +139,13 @@ func (p *Proxy) untrack(c net.Conn) {
 	c.Close()
 }
 
-// reset breaks the connections of the links that are named; new ones are let through.
-func (p *Proxy) reset(links []Direction) {
+// reset breaks the connections of the links that are named; new ones are let through. late: only for the node that dialled. The other one still
+// gets what is on its way, when it is due, and sees the end behind it.
+func (p *Proxy) reset(links []Direction, late bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for c, d := range p.conns {
-		if slices.Contains(links, d) {
+	for c, of := range p.conns {
+		if slices.Contains(links, of.link) && !(late && of.dialled) {
 			c.(*net.TCPConn).SetLinger(0) //nolint:errcheck // it may be closed already
 			c.Close()
 		}
@@ -156,7 +163,7 @@ func (p *Proxy) serve(client *net.TCPConn, link Link) {
 		client.SetLinger(0) //nolint:errcheck // a reset is as near to "connection refused" as we can come
 		return
 	}
-	if !p.track(up, link.Direction) {
+	if !p.track(up, end{link.Direction, true}) {
 		return
 	}
 	defer p.untrack(up)

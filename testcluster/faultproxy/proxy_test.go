@@ -245,3 +245,38 @@ func echoed(t *testing.T, c net.Conn) {
 	_, err = io.ReadFull(c, make([]byte, 1))
 	require.NoError(t, err)
 }
+
+func TestResetLateDeliversOldBytesBehindNewOnes(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer server.Close()
+	p, err := New("127.0.0.1:0", []Link{{Direction{1, 2}, "127.0.0.1:0", server.Addr().String()}})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	w := &world{Client{p.control.Addr().String()}, p.listeners[0].Addr().String(), nil}
+	old := w.dial(t)
+	oldEnd, err := server.Accept()
+	require.NoError(t, err)
+	defer oldEnd.Close()
+	w.set(t, Direction{1, 2}, Rule{Delay: time.Second})
+	say(t, old, "old")
+	requireSilence(t, oldEnd, 10*time.Millisecond) // it is on its way
+	w.set(t, Direction{1, 2}, Rule{})
+	require.NoError(t, w.ResetLate(t.Context(), Direction{1, 2}))
+	_, err = old.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	again := w.dial(t)
+	say(t, again, "new")
+	newEnd, err := server.Accept()
+	require.NoError(t, err)
+	defer newEnd.Close()
+	require.Equal(t, "new", hear(t, newEnd))
+	requireSilence(t, oldEnd, 10*time.Millisecond)
+	require.Equal(t, "old", hear(t, oldEnd))
+	_, err = oldEnd.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	cancel()
+	require.NoError(t, <-done)
+}

@@ -35,6 +35,7 @@ var All = []Fault{
 	{Name: "delay", inject: delay},
 	{Name: "loss", inject: loss},
 	{Name: "reset", inject: reset},
+	{Name: "reorder", inject: reorder},
 	{Name: "power loss", can: disks, inject: powerLoss},
 	{Name: "power loss of all", can: disks, inject: powerLossOfAll},
 	{Name: "slow disk", can: disks, inject: slowDisk},
@@ -280,6 +281,29 @@ func reset(ctx context.Context, in *Injector) (string, error) {
 		in.pause(ctx, 500*time.Millisecond)
 	}
 	return fmt.Sprintf("%s, %d times", link, times), nil
+}
+
+// reorder lets what two nodes send one another pile up on its way, breaks the connections for those who dialled, and lets the next ones through at once: the
+// old messages arrive behind new ones, and, as they were not acknowledged, a second time.
+func reorder(ctx context.Context, in *Injector) (string, error) {
+	a, b := in.pair()
+	link, times := fmt.Sprintf("%d-%d", a, b), 1+in.rng.IntN(4)
+	d := time.Duration(50+in.rng.IntN(500)) * time.Millisecond
+	what := fmt.Sprintf("%s, %v, %d times", link, d, times)
+	for range times {
+		if err := in.Dev.Slow(ctx, link, d, 0); err != nil {
+			return what, err
+		}
+		in.pause(ctx, 2*d)
+		if err := in.Dev.Slow(ctx, link, 0, 0); err != nil {
+			return what, err
+		}
+		if err := in.Dev.ResetLate(ctx, link); err != nil {
+			return what, err
+		}
+		in.pause(ctx, time.Second)
+	}
+	return what, nil
 }
 
 func killReferee(ctx context.Context, in *Injector) (string, error) {

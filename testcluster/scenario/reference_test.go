@@ -29,6 +29,7 @@ func TestReferenceScenarios(t *testing.T) {
 		{"kill -9 of a backend", killBackend},
 		{"walsender killed in mid-apply", killWalsenders},
 		{"connections reset during commit", resetConnections},
+		{"messages late, in another order and twice", reorderMessages},
 		{"TRUNCATE and VACUUM FULL on every node", truncateAndVacuum},
 		{"DDL while a node is down, recovered through a third", ddlThroughThird},
 		{"a dead node keeps no WAL", deadNodeKeepsNoWAL},
@@ -96,6 +97,18 @@ func resetConnections(t *testing.T, c *testcluster.Cluster, l *load) {
 			require.NoError(t, c.Dev().Reset(t.Context(), link))
 		}
 		l.awaitProgress(t, c, 2)
+	}
+}
+
+func reorderMessages(t *testing.T, c *testcluster.Cluster, l *load) {
+	for _, delay := range []time.Duration{100 * time.Millisecond, 250 * time.Millisecond} {
+		for _, link := range []string{"1-2", "1-3", "2-3"} {
+			c.Slow(link, delay, 0)
+			l.awaitProgress(t, c, 2)
+			c.Slow(link, 0, 0)
+			require.NoError(t, c.Dev().ResetLate(t.Context(), link))
+			l.awaitProgress(t, c, 2)
+		}
 	}
 }
 
