@@ -50,8 +50,8 @@ const (
 // openSession connects worker number n and gives it a replication origin of its own, if there is one to be had.
 func (c *Config) openSession(ctx context.Context, n int, app string) (*applySession, error) {
 	params := map[string]string{
-		"session_replication_role": "replica", "deadlock_timeout": milliseconds(c.DeadlockTimeout),
-		"enable_seqscan": "off", "jit": "off", "lc_messages": "C",
+		"deadlock_timeout": milliseconds(c.DeadlockTimeout),
+		"enable_seqscan":   "off", "jit": "off", "lc_messages": "C",
 	}
 	if c.onWait != nil {
 		noticeWaits(params, c.LockNotice)

@@ -3,8 +3,10 @@ package logrep
 import (
 	"context"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,9 +21,41 @@ var fixedNotation = map[string]string{
 	"array_nulls": "on", "quote_all_identifiers": "off",
 }
 
-// Limits that a DBA sets for clients are not for us: a worker waits as long as the cluster wants it to.
-var noLimits = map[string]string{
-	"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0",
+// limits are those that a DBA sets for clients.
+var limits = []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"}
+
+// limitOf17 is another. Earlier versions refuse a session that names it.
+const limitOf17 = "transaction_timeout"
+
+// before17 has the servers that did: host and port.
+var before17 sync.Map
+
+// Own opens a session of mtm's own by connect, which uses conf and may be called twice. The limits that a DBA sets for clients are not for
+// us: a worker waits as long as the cluster wants it to. Nor are login event triggers: what they write would be on this node only.
+func Own[C any](conf *pgconn.Config, connect func() (C, error)) (C, error) {
+	for _, name := range limits {
+		if _, set := conf.RuntimeParams[name]; !set {
+			conf.RuntimeParams[name] = "0"
+		}
+	}
+	conf.RuntimeParams["session_replication_role"] = "replica"
+	server := net.JoinHostPort(conf.Host, strconv.Itoa(int(conf.Port)))
+	if _, known := before17.Load(server); known {
+		return connect()
+	}
+	conf.RuntimeParams[limitOf17] = "0"
+	c, err := connect()
+	if sqlState(err) == "42704" {
+		delete(conf.RuntimeParams, limitOf17)
+		if c, err = connect(); err == nil {
+			before17.Store(server, true)
+		}
+	}
+	return c, err
+}
+
+// What else a DBA sets for clients, and is not for us.
+var ourWay = map[string]string{
 	"row_security": "off", "default_transaction_read_only": "off", "default_transaction_isolation": "read committed",
 	"default_transaction_deferrable": "off", "client_min_messages": "error", "standard_conforming_strings": "on",
 	"zero_damaged_pages": "off",
@@ -33,7 +67,10 @@ func (c Config) connect(ctx context.Context, app string, params map[string]strin
 	if err != nil {
 		return nil, fmt.Errorf("connection string: %w", err)
 	}
-	for _, set := range []map[string]string{fixedNotation, noLimits, {"application_name": app}, params} {
+	for _, name := range limits {
+		delete(conf.RuntimeParams, name)
+	}
+	for _, set := range []map[string]string{fixedNotation, ourWay, {"application_name": app}, params} {
 		for k, v := range set {
 			conf.RuntimeParams[k] = v
 		}
@@ -48,7 +85,7 @@ func (c Config) connect(ctx context.Context, app string, params map[string]strin
 	if conf.ConnectTimeout == 0 {
 		conf.ConnectTimeout = 10 * time.Second
 	}
-	return pgconn.ConnectConfig(ctx, conf)
+	return Own(conf, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, conf) })
 }
 
 // waitNotice is in PostgreSQL's message about a lock wait longer than deadlock_timeout (log_lock_waits): "process 71

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strconv"
 	"syscall"
@@ -132,6 +133,11 @@ func (s *pgServer) start() error {
 		"-c", "listen_addresses=127.0.0.1", "-c", "wal_level=logical", "-c", "max_prepared_transactions=300",
 		"-c", "max_connections=300", "-c", "max_replication_slots=150", "-c", "max_wal_senders=30", "-c", "shared_buffers=64MB",
 		"-c", "max_wal_size=4GB", "-c", "logging_collector=off", "-c", "log_min_messages=fatal")
+	if out, err := s.command("postgres", "--version").Output(); err != nil {
+		return err
+	} else if major, _ := strconv.Atoi(regexp.MustCompile(`\d+`).FindString(string(out))); major >= 18 { // before, max_replication_slots
+		s.cmd.Args = append(s.cmd.Args, "-c", "max_active_replication_origins=150")
+	}
 	log, err := os.OpenFile(s.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err

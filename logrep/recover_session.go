@@ -24,7 +24,7 @@ const (
 // open connects, when no earlier session can commit any more, and reads the position.
 func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	conn, err := r.cfg.connect(ctx, appRecover, map[string]string{
-		"session_replication_role": "replica", "synchronous_commit": "on", "enable_seqscan": "off", "jit": "off", "lc_messages": "C",
+		"synchronous_commit": "on", "enable_seqscan": "off", "jit": "off", "lc_messages": "C",
 	})
 	if err != nil {
 		return nil, 0, err

@@ -57,7 +57,7 @@ func (d *daemon) precheck(ctx context.Context, req joinRequest) (precheckAnswer,
 		return ans, err
 	}
 	ans.Facts = &facts
-	ans.Checks = append(ans.Checks, schema.CheckFacts(facts, schema.CheckParams{Nodes: len(req.Nodes), MayHoldData: len(req.Nodes) == 1})...)
+	ans.Checks = append(ans.Checks, schema.CheckFacts(facts, schema.CheckParams{Nodes: len(req.Nodes), Workers: d.cfg.MaxWorkers, MayHoldData: len(req.Nodes) == 1})...)
 	return ans, nil
 }
 

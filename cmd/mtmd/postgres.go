@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"mtm/logrep"
 )
 
 // connectKnown connects to a PostgreSQL that is what it was; goneBackError: it is not.
@@ -38,7 +40,18 @@ func (d *daemon) connect(ctx context.Context, app string) (*pgx.Conn, error) {
 	cfg.RuntimeParams["application_name"] = app
 	cfg.RuntimeParams["default_transaction_read_only"] = "off"
 	cfg.ConnectTimeout = 5 * time.Second
-	return pgx.ConnectConfig(ctx, cfg)
+	cfg.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error { // from here on triggers fire
+		_, err := conn.Exec(ctx, "SET session_replication_role = origin").ReadAll()
+		return err
+	}
+	conn, err := logrep.Own(&cfg.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, cfg) })
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42501" { // no superuser: what is checked when a cluster is made says so better
+		delete(cfg.RuntimeParams, "session_replication_role")
+		cfg.AfterConnect = nil
+		return pgx.ConnectConfig(ctx, cfg)
+	}
+	return conn, err
 }
 
 // meetPostgres waits until PostgreSQL answers, and makes sure that it is the one that the journal belongs to.

@@ -17,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"mtm/logrep"
 )
 
 // Section is a part of the schema, in pg_dump's words.
@@ -244,15 +246,14 @@ func connect(ctx context.Context, dsn, database string) (*pgx.Conn, error) {
 	conf.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	maps.Copy(conf.RuntimeParams, map[string]string{
 		"application_name": "mtm_copy", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "extra_float_digits": "3", "TimeZone": "UTC",
-		"bytea_output": "hex", "lc_monetary": "C", "xmloption": "content", "search_path": "", "statement_timeout": "0", "lock_timeout": "0",
-		"idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0", "row_security": "off", "default_transaction_read_only": "off",
+		"bytea_output": "hex", "lc_monetary": "C", "xmloption": "content", "search_path": "", "row_security": "off", "default_transaction_read_only": "off",
 		"default_transaction_isolation": "read committed", "client_min_messages": "error", "standard_conforming_strings": "on",
-		"check_function_bodies": "off", "synchronous_commit": "off", "session_replication_role": "replica", "client_encoding": "UTF8",
+		"check_function_bodies": "off", "synchronous_commit": "off", "client_encoding": "UTF8",
 	})
 	if conf.ConnectTimeout == 0 {
 		conf.ConnectTimeout = 10 * time.Second
 	}
-	return pgx.ConnectConfig(ctx, conf)
+	return logrep.Own(&conf.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, conf) })
 }
 
 // withoutPassword is for a command line, which others can see.

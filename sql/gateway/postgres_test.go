@@ -89,7 +89,10 @@ func check(err error) {
 
 func program(name string) string {
 	if dir := os.Getenv("MTM_PG_BIN"); dir != "" {
-		return filepath.Join(dir, name)
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil || name != "psql" && name != "pgbench" { // which any version has, and not all packages
+			return path
+		}
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
 	if len(found) == 0 {

@@ -47,7 +47,7 @@ func Failed(results []CheckResult) bool {
 type CheckParams struct {
 	Nodes       int  // configured nodes
 	Prepared    int  // transactions in flight at a time on this node, those of peers counted; at least 100 are asked for
-	Workers     int  // apply workers, each of which needs a replication origin; at least Nodes
+	Workers     int  // apply workers at most, each of which should have a replication origin
 	Connections int  // sessions that mtmd opens: gateway, workers, its own
 	MayHoldData bool // it is the only node: the others, which come later, get its data
 }
@@ -150,6 +150,9 @@ func (c *checker) durability() {
 		"Each commit will wait for that standby, too, on this node. If that is not wanted: "+reload("synchronous_standby_names", "''"))
 }
 
+// otherOrigins are the replication origins that are not of apply workers: recovery's, and those of the sessions that end prepared transactions.
+const otherOrigins = 1 + 4
+
 // capacity checks what is bounded by a setting and shared with others: so much must be free.
 func (c *checker) capacity() {
 	prepared := max(c.p.Prepared, 100)
@@ -163,7 +166,11 @@ func (c *checker) capacity() {
 	if _, known := c.f.Settings["max_active_replication_origins"]; known { // 18
 		origins = "max_active_replication_origins"
 	}
-	c.free("replication_origins", origins, c.f.OriginsUsed-len(c.f.MtmOrigins), max(c.p.Workers, c.p.Nodes, 1))
+	used, least := c.f.OriginsUsed-len(c.f.MtmOrigins), max(c.p.Nodes, 1)+otherOrigins
+	c.free("replication_origins", origins, used, least)
+	left, all := c.setting(origins, 0)-used, c.p.Workers+otherOrigins
+	c.warn("replication_origins_of_workers", left >= all || left < least, fmt.Sprintf("%s = %d, in use %d, used by mtmd %d at most", origins, left+used, used, all),
+		"What a worker without an origin applies is sent to mtmd once more, for nothing: "+restart(origins, used+all))
 
 	reserved := c.setting("superuser_reserved_connections", 0) + c.setting("reserved_connections", 0)
 	limit := c.setting("max_connections", 0)

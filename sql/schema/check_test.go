@@ -101,7 +101,8 @@ func TestEachSettingIsChecked(t *testing.T) {
 		{"max_slot_wal_keep_size", "100", "max_slot_wal_keep_size", ""},
 		{"idle_replication_slot_timeout", "60", "idle_replication_slot_timeout", ""},
 		{"synchronous_standby_names", "s1", "synchronous_standby_names", ""},
-		{"max_active_replication_origins", "10", "replication_origins", "ALTER SYSTEM SET max_active_replication_origins = 16; then restart PostgreSQL."},
+		{"max_active_replication_origins", "7", "replication_origins", "ALTER SYSTEM SET max_active_replication_origins = 8; then restart PostgreSQL."},
+		{"max_active_replication_origins", "20", "replication_origins_of_workers", ""},
 	} {
 		bad := good
 		bad.Settings = maps.Clone(good.Settings)
@@ -126,7 +127,7 @@ func TestEachFactIsChecked(t *testing.T) {
 		"connection_limit": func(f *Facts) { f.ConnLimit = 3 },
 		"replication_slots": func(f *Facts) {
 			f.Settings = map[string]string{"wal_level": "logical", "fsync": "on", "full_page_writes": "on", "max_prepared_transactions": "100",
-				"max_replication_slots": "5", "max_active_replication_origins": "5", "max_wal_senders": "5", "max_connections": "50"}
+				"max_replication_slots": "5", "max_active_replication_origins": "8", "max_wal_senders": "5", "max_connections": "50"}
 			f.SlotsUsed = 4 // one is free, and two are needed when a node is back
 		},
 	} {

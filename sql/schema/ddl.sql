@@ -12,7 +12,9 @@ BEGIN
     ), t AS (
         SELECT c.oid, c.relreplident AS ident,
             EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
-                AND CASE c.relreplident WHEN 'i' THEN x.indisreplident ELSE x.indisprimary END) AS has_key
+                AND CASE c.relreplident WHEN 'i' THEN x.indisreplident ELSE x.indisprimary END
+                -- before 18 generated columns are not decoded, and where rows are applied they are not written
+                AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND a.attnum = ANY (x.indkey))) AS has_key
         FROM family f JOIN pg_class c ON c.oid = f.member
         WHERE c.relkind = 'r' AND c.relpersistence = 'p'
     )

@@ -32,6 +32,8 @@ func TestTablesWithoutAKeyCanBeUpdated(t *testing.T) {
 		{`ALTER TABLE a DROP CONSTRAINT a_pkey; UPDATE a SET x = 3`, []string{"a d", "a1 f", "a2 f"}},
 		{`DROP TABLE a; CREATE TEMP TABLE tmp (x int); CREATE TABLE a (); CREATE TABLE b () INHERITS (a)`, []string{"a f", "b f"}},
 		{`DROP TABLE a CASCADE; CREATE TABLE a (x int PRIMARY KEY); ALTER TABLE a DROP COLUMN x`, []string{"a f"}},
+		{`DROP TABLE a; CREATE TABLE a (x int, y int GENERATED ALWAYS AS (x + 1) STORED PRIMARY KEY); INSERT INTO a VALUES (1); UPDATE a SET x = 2`,
+			[]string{"a f"}},
 	} {
 		mustExec(t, conn, step.ddl)
 		require.Equal(t, step.want, query(t, conn, identities), step.ddl)

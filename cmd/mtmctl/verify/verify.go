@@ -126,7 +126,8 @@ func Run(ctx context.Context, sources []Source, o Options) (*Result, error) {
 const settings = `SELECT set_config(name, value, false) FROM (VALUES ('search_path', 'pg_catalog'), ('datestyle', 'ISO'),
 	('intervalstyle', 'postgres'), ('timezone', 'UTC'), ('extra_float_digits', '1'), ('bytea_output', 'hex'),
 	('lc_monetary', 'C'), ('row_security', 'off'), ('statement_timeout', '0'), ('lock_timeout', '0'),
-	('default_transaction_read_only', 'on')) AS s (name, value)`
+	('transaction_timeout', '0'), ('idle_session_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('default_transaction_read_only', 'on')) AS s (name, value)
+	WHERE name IN (SELECT name FROM pg_settings)`
 
 func (v *verifier) connect(ctx context.Context, sources []Source) error {
 	return v.each(func(i int) error {
