@@ -49,6 +49,20 @@ func (c *Cluster) change(ctx context.Context, id int, w What, f func(*node) erro
 	return errors.Join(f(n), c.st.save(c.dir))
 }
 
+// UseMtmd makes path the program that is started as mtmd from now on.
+func (c *Cluster) UseMtmd(ctx context.Context, path string) error {
+	unlock, err := lock(ctx, c.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.st, err = loadState(c.dir); err != nil {
+		return err
+	}
+	c.st.Mtmd = path
+	return c.st.save(c.dir)
+}
+
 // StopNode ends processes in an orderly way: mtmd first.
 func (c *Cluster) StopNode(ctx context.Context, id int, w What) error {
 	return c.change(ctx, id, w, func(n *node) error { return n.stop(ctx, w) })

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +38,7 @@ func TestReferenceScenarios(t *testing.T) {
 		{"a dead node keeps no WAL", deadNodeKeepsNoWAL},
 		{"standby promoted", standbyPromoted},
 		{"PostgreSQL restored from an older copy", olderCopy},
+		{"rolling upgrade", rollingUpgrade},
 	} {
 		ok := t.Run(one.name, func(t *testing.T) {
 			c := c.For(t)
@@ -313,4 +317,31 @@ func lastLines(t *testing.T, n *testcluster.Node) string {
 	text, err := os.ReadFile(n.Info().MtmdLog)
 	require.NoError(t, err)
 	return string(text[max(0, len(text)-4096):])
+}
+
+// rollingUpgrade: node after node is stopped and started with another mtmd. Who writes on the others sees no error, and both versions work together.
+func rollingUpgrade(t *testing.T, c *testcluster.Cluster, l *load) {
+	path := filepath.Join(toolDir, "mtmd-next")
+	out, err := exec.Command("go", "build", "-ldflags", "-X main.version=9.9.9-next", "-o", path, "mtm/cmd/mtmd").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoError(t, c.Dev().UseMtmd(t.Context(), path))
+	execSQL(t, c.Node(1).Connect(), "CREATE TABLE probe (id serial PRIMARY KEY, node int, at timestamptz DEFAULT now())")
+	for i, n := range c.Nodes() {
+		var probes []*probe
+		for _, other := range c.Nodes() {
+			if other.ID != n.ID {
+				probes = append(probes, startProbe(t, other))
+			}
+		}
+		n.Stop()
+		n.Start()
+		whole(t, c)
+		for _, p := range probes {
+			p.finish()
+			require.Empty(t, p.failures(), "on node %d as node %d is upgraded", p.node, n.ID)
+		}
+		l.awaitProgress(t, c, 2)
+		require.Contains(t, string(n.Status().Raw), `"9.9.9-next"`)
+		require.Equal(t, i == 2, strings.Contains(string(c.Node(3).Status().Raw), `"9.9.9-next"`))
+	}
 }
