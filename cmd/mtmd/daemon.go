@@ -376,7 +376,13 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 	status := newPublisher(d, l.roster.now.Load)
 	watch := &pgWatch{
 		connect: func(ctx context.Context) (*pgx.Conn, error) { return d.connectKnown(ctx, "mtm_watch") },
-		suspend: func(err error) { judge.pause(true); queue.Suspend(err) },
+		suspend: func(err error) {
+			judge.pause(true)
+			queue.Suspend(err)
+			if err := d.past.away(); err != nil {
+				d.log.Warn("how far PostgreSQL was could not be noted", keyError, err)
+			}
+		},
 		resume:  func() { judge.pause(false); queue.Resume() },
 		ping: func(ctx context.Context, conn *pgx.Conn) error {
 			if err := d.past.met(ctx, conn); err != nil {

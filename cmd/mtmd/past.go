@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -110,13 +111,20 @@ func (p *pasts) met(ctx context.Context, conn *pgx.Conn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.known.follows(now); err != nil {
-		return &goneBackError{err}
+		return &goneBackError{errors.Join(err, p.save())} // the next start must know it, too
 	}
 	changed := p.known.Clean || p.known.Timeline != now.Timeline || p.known.System != now.System
 	p.known = now.past
 	if !changed && time.Since(p.saved) < pastEvery {
 		return nil
 	}
+	return p.save()
+}
+
+// away: PostgreSQL does not answer. What it is when it is back is compared with what was known.
+func (p *pasts) away() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return p.save()
 }
 
