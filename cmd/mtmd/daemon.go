@@ -383,7 +383,7 @@ func (d *daemon) runParts(ctx context.Context, cluster *clusterState, node *coor
 				d.log.Warn("how far PostgreSQL was could not be noted", keyError, err)
 			}
 		},
-		resume:  func() { judge.pause(false); queue.Resume() },
+		resume: func() { judge.pause(false); queue.Resume() },
 		ping: func(ctx context.Context, conn *pgx.Conn) error {
 			if err := d.past.met(ctx, conn); err != nil {
 				return err
