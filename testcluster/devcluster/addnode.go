@@ -60,14 +60,11 @@ func (c *Cluster) Join(ctx context.Context, id int, o AddOptions) error {
 }
 
 func (c *Cluster) makeNode(ctx context.Context, o AddOptions) (id int, err error) {
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return 0, err
-	}
 	if c.st.PostgresOnly {
 		return 0, errors.New("this cluster is of PostgreSQL only")
 	}

@@ -29,19 +29,28 @@ func (w What) Check() error {
 func (w What) mtmd() bool     { return w == Mtmd || w == Both || w == Referee }
 func (w What) postgres() bool { return w == Postgres || w == Both }
 
+// locked takes the cluster's lock and reads its state.
+func (c *Cluster) locked(ctx context.Context) (unlock func(), err error) {
+	if unlock, err = lock(ctx, c.dir); err != nil {
+		return nil, err
+	}
+	if c.st, err = loadState(c.dir); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
 // change runs f on node id with the cluster locked, and saves what it changed.
 func (c *Cluster) change(ctx context.Context, id int, w What, f func(*node) error) error {
 	if err := w.Check(); err != nil {
 		return err
 	}
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return err
-	}
 	n, err := c.target(id, w)
 	if err != nil {
 		return err
@@ -51,14 +60,11 @@ func (c *Cluster) change(ctx context.Context, id int, w What, f func(*node) erro
 
 // UseMtmd makes path the program that is started as mtmd from now on.
 func (c *Cluster) UseMtmd(ctx context.Context, path string) error {
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return err
-	}
 	c.st.Mtmd = path
 	return c.st.save(c.dir)
 }
@@ -112,14 +118,11 @@ func (c *Cluster) KillMany(ctx context.Context, w What, ids ...int) error {
 	if err := w.Check(); err != nil {
 		return err
 	}
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return err
-	}
 	each := func(f func(*node) error) error {
 		return c.forEach(func(n *node) error {
 			if !slices.Contains(ids, n.ID) {
@@ -204,14 +207,11 @@ func (c *Cluster) WaitMtmdGone(ctx context.Context, id int) error {
 
 // StopAll ends every process in an orderly way: all mtmd, then all PostgreSQL, then the proxy. The data stays.
 func (c *Cluster) StopAll(ctx context.Context) error {
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return err
-	}
 	err = c.forEach(func(n *node) error { return n.stopMtmd(ctx) })
 	err = errors.Join(err, c.forEach(func(n *node) error { return n.stopPostgres(ctx) }))
 	err = errors.Join(err, c.withReferee(func(n *node) error { return n.stopMtmd(ctx) }), c.endProxy(ctx))
@@ -241,14 +241,11 @@ func (c *Cluster) StartAll(ctx context.Context) error {
 
 // KillAll ends every process by force. The data stays.
 func (c *Cluster) KillAll(ctx context.Context) error {
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return err
-	}
 	return c.killAll(ctx)
 }
 
@@ -265,14 +262,11 @@ func (c *Cluster) killAll(ctx context.Context) error {
 
 // Destroy ends every process by force and removes the directory.
 func (c *Cluster) Destroy(ctx context.Context) error {
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return err
-	}
 	if err := c.killAll(ctx); err != nil {
 		return err
 	}

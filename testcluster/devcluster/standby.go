@@ -11,14 +11,11 @@ import (
 // AddStandby adds a physical streaming standby of node 1 to a cluster of PostgreSQL only, with which mtm is compared. It
 // returns when the standby streams. The standby's application_name is "standbyN".
 func (c *Cluster) AddStandby(ctx context.Context) error {
-	unlock, err := lock(ctx, c.dir)
+	unlock, err := c.locked(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.dir); err != nil {
-		return err
-	}
 	if !c.st.PostgresOnly {
 		return errors.New("a standby can be added to a cluster of PostgreSQL only")
 	}
