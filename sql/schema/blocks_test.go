@@ -177,6 +177,72 @@ func TestBlocksAreOneNodesOwn(t *testing.T) {
 	}
 }
 
+// Where INCREMENT changes, what a node has and what it draws next may look as if nothing lay between.
+func TestBlocksWhoseIncrementChanges(t *testing.T) {
+	c := newBlockCluster(t)
+	c.transact(0, committed, `CREATE SEQUENCE s`, ``)
+	c.next(0, 19)
+	reserve := func(node, n int) {
+		c.transact(node, committed, fmt.Sprintf(`SELECT mtm.draw_block('s'::regclass, %d)`, n), ``)
+		mustExec(t, c.cluster[node], `SELECT mtm.use_block('s'::regclass, true)`)
+	}
+	reserve(1, 2)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 3`, ``)
+	c.tend(0, committed, committed)
+	c.next(0, 10)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 1`, ``)
+	c.next(1, 10)
+
+	c.transact(0, committed, "DROP SEQUENCE s;\nCREATE SEQUENCE s", ``)
+	c.given = map[int64]int{}
+	c.next(0, 20)
+	c.tend(1, committed, committed)
+	c.tend(0, committed, lost) // drawn, and not in use
+	require.Equal(t, []string{"65|96"}, query(t, c.cluster[0], `SELECT first, last FROM mtm.blocks`))
+	reserve(1, 2)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 3`, ``)
+	c.transact(0, committed, `SELECT mtm.draw_block('s'::regclass, 100)`, ``)
+	mustExec(t, c.cluster[0], `SELECT mtm.use_block('s'::regclass, true)`)
+	c.next(0, 100)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 1`, ``)
+	c.next(1, 10)
+}
+
+// A node gives nothing beyond MAXVALUE of what it had drawn before.
+func TestBlocksBeyondANewBound(t *testing.T) {
+	c := newBlockCluster(t)
+	for _, bound := range []int64{70, 65, 64} {
+		c.transact(0, committed, `CREATE SEQUENCE s`, ``)
+		c.given = map[int64]int{}
+		c.next(0, 20)
+		c.tend(1, committed, committed)
+		c.tend(0, committed, lost)
+		require.Equal(t, []string{"65|96"}, query(t, c.cluster[0], `SELECT first, last FROM mtm.blocks`))
+		c.transact(0, committed, fmt.Sprintf(`ALTER SEQUENCE s MAXVALUE %d`, bound), ``)
+		for range 3 {
+			for _, v := range c.next(0, 20) {
+				require.LessOrEqual(t, v, bound)
+			}
+			c.tend(0, committed, committed)
+		}
+		if bound == 70 {
+			require.Contains(t, c.given, bound)
+		}
+		c.transact(0, committed, `DROP SEQUENCE s`, ``)
+	}
+}
+
+// LIKE ... INCLUDING IDENTITY copies what this node has of a sequence, which another may have likewise.
+func TestBlocksOfAnotherType(t *testing.T) {
+	conn := newNode(t, 1)
+	for _, sql := range []string{`SET mtm.gateway = on`, `SET mtm.sequence_mode = block`, `CREATE TABLE small (id int GENERATED ALWAYS AS IDENTITY)`,
+		`CREATE TABLE large (id bigint GENERATED ALWAYS AS IDENTITY)`, `CREATE TABLE as_large (LIKE large INCLUDING ALL)`, `CREATE TABLE as_small (LIKE small INCLUDING ALL)`} {
+		mustExec(t, conn, sql)
+	}
+	require.Equal(t, []string{"as_large_id_seq|9223372036854775807", "as_small_id_seq|2147483647"},
+		query(t, conn, `SELECT seqid::regclass, user_max FROM mtm.sequences WHERE seqid::regclass::text ~ '^as_' ORDER BY 1`))
+}
+
 func TestBlocksFollowEachOther(t *testing.T) {
 	c := newBlockCluster(t)
 	c.transact(1, committed, `CREATE SEQUENCE s`, ``)
