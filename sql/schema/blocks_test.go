@@ -135,20 +135,24 @@ func (c *blockCluster) change(node int, end fate, anew bool, sql, also string) {
 
 func TestBlocksAreOneNodesOwn(t *testing.T) {
 	c := newBlockCluster(t)
-	c.transact(0, committed, "CREATE TABLE t (x int);\nCREATE SEQUENCE s OWNED BY t.x", ``)
-	for seed := range int64(3) {
+	c.transact(0, committed, `CREATE TABLE t (x int)`, ``)
+	for seed := range int64(4) {
+		sign := 1 - 2*int(seed%2)
+		c.transact(0, committed, fmt.Sprintf("DROP SEQUENCE IF EXISTS s;\nCREATE SEQUENCE s INCREMENT %d MINVALUE -6000000000 MAXVALUE 6000000000 START 1 OWNED BY t.x", sign), ``)
+		c.given = map[int64]int{}
 		r := rand.New(rand.NewSource(seed))
 		mustExec(t, c.cluster[0], `SET client_min_messages = warning`)
 		for range 250 {
 			node, end := r.Intn(3), fate(r.Intn(4)%3)
-			switch r.Intn(12) {
+			switch r.Intn(13) {
 			case 0, 1, 2, 3, 4, 5:
 				c.next(node, 1+r.Intn(40))
 			case 6, 7, 8:
 				c.tend(node, end, fate(r.Intn(4)%3))
 			case 9: // no numbers come again
 				c.change(node, end, false, []string{`ALTER SEQUENCE s OWNED BY t.x`, `ALTER SEQUENCE s CACHE 5`, `ALTER SEQUENCE s CACHE 1`,
-					`ALTER SEQUENCE s INCREMENT 3`, `ALTER SEQUENCE s INCREMENT 1`, `ALTER SEQUENCE s MAXVALUE 5000000000`, `ALTER TABLE t ADD COLUMN IF NOT EXISTS y int`,
+					fmt.Sprintf(`ALTER SEQUENCE s INCREMENT %d`, sign*(1+r.Intn(5))), fmt.Sprintf(`ALTER SEQUENCE s INCREMENT %d`, sign),
+					`ALTER SEQUENCE s MAXVALUE 5000000000 MINVALUE -5000000000`, `ALTER TABLE t ADD COLUMN IF NOT EXISTS y int`,
 					"ALTER SEQUENCE s RENAME TO s2;\nALTER SEQUENCE s2 RENAME TO s",
 					`ALTER SEQUENCE s OWNED BY t.x /* no restart */`}[r.Intn(9)], ``)
 			case 10:
@@ -157,6 +161,9 @@ func TestBlocksAreOneNodesOwn(t *testing.T) {
 				} else {
 					c.change(node, end, false, `TRUNCATE t`, `TRUNCATE t`)
 				}
+			case 12: // mtm.reserve_numbers
+				c.transact(node, end, fmt.Sprintf(`SELECT mtm.draw_block('s'::regclass, %d)`, 2+r.Intn(5)), ``)
+				mustExec(t, c.cluster[node], `SELECT mtm.use_block('s'::regclass, true)`)
 			case 11:
 				c.change(node, end, true, []string{`ALTER SEQUENCE s RESTART`, `ALTER SEQUENCE s RESTART WITH 77`, `ALTER SEQUENCE s START 5 RESTART`,
 					`SELECT mtm.setval('s', 32)`, `SELECT mtm.setval('s', 1, false)`, `DO $$ BEGIN ALTER SEQUENCE s RESTART 9; END $$`}[r.Intn(6)], ``)
