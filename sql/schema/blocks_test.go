@@ -239,6 +239,21 @@ func TestBlocksBeyondANewBound(t *testing.T) {
 	}
 }
 
+// What begins one sequence anew, or makes one of another mode, neither changes nor locks the others.
+func TestBlocksLeaveEachOtherAlone(t *testing.T) {
+	c := newBlockCluster(t)
+	c.transact(0, committed, "CREATE SEQUENCE s;\nCREATE SEQUENCE other", ``)
+	c.transact(0, committed, `SELECT mtm.setval('s', 100)`, ``)
+	second := connectAs(t, c.cluster[0].Config().Database, "postgres")
+	for _, sql := range []string{`SELECT mtm.setval('other', 7)`, `SET LOCAL mtm.sequence_mode = step; CREATE TABLE stepped (id serial)`} {
+		mustExec(t, c.cluster[0], `BEGIN; `+sql)
+		mustExec(t, second, `SET default_transaction_read_only = off; SET mtm.gateway = on; SET lock_timeout = '2s'; SELECT mtm.setval('s', 100)`)
+		mustExec(t, c.cluster[0], `COMMIT`)
+	}
+	require.EqualValues(t, []int64{101}, c.next(0, 1))
+	require.Equal(t, []string{"8"}, query(t, c.cluster[0], `SELECT nextval('other')`))
+}
+
 // LIKE ... INCLUDING IDENTITY copies what this node has of a sequence, which another may have likewise.
 func TestBlocksOfAnotherType(t *testing.T) {
 	conn := newNode(t, 1)
