@@ -142,6 +142,14 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	if m.def.stmt != nil {
 		s.noteTemporary(m.def.stmt)
 	}
+	if s.ext.wrapped && (m.kind() == statement.Begin || m.kind() == statement.Rollback) {
+		// If what precedes it has failed it is skipped, and the block, which is ours, is to be ended at Sync.
+		ran := s.ext.ran
+		if err := s.drain(); err != nil || s.ext.failed {
+			return end, err
+		}
+		s.ext.ran = ran
+	}
 	switch m.kind() {
 	case statement.Begin:
 		if tx == 'I' && !s.ext.ran {
