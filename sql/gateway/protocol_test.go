@@ -278,6 +278,14 @@ func TestQueryWithoutSync(t *testing.T) {
 			execute, parse("", "insert into t values (2, 'x')"), bind, execute, sync_, query("select v from t")),
 		"BEGIN after what was not in a block": messages(parse("", "insert into t values (1, 'x')"), bind, execute, parse("", "begin"), bind,
 			execute, parse("", "insert into t values (1, 'x')"), bind, execute, sync_, query("rollback")),
+		"BEGIN that fails after what was not in a block": messages(parse("", "insert into t values (1, 'x')"), bind, execute,
+			parse("", "begin isolation level serializable"), bind, execute, sync_, query("insert into t values (2, 'x')")),
+		"a failure before ROLLBACK, in a block": messages(query("begin"), parse("", "insert into t values (1, 'x'), (1, 'y')"), bind, execute,
+			parse("", "rollback"), bind, execute, parse("", "insert into t values (2, 'x')"), bind, execute, sync_, query("insert into t values (3, 'x')"),
+			query("rollback")),
+		"a portal of COPY again": messages(parse("", "copy t from stdin"), bind, execute, flush, &pgproto3.CopyFail{Message: "no"}, execute, sync_, query("select 1")),
+		"another COPY, which fails": messages(parse("", "copy t from stdin"), bind, execute, flush, &pgproto3.CopyData{Data: []byte("1\tx\n")}, &pgproto3.CopyDone{},
+			parse("", "copy t from stdin where v = 1"), bind, execute, sync_, query("select 1")),
 		"a function": messages(parse("", "select 1"), flush, &pgproto3.FunctionCall{Function: 1299}, query("select 3")),
 	} {
 		t.Run(name, func(t *testing.T) {

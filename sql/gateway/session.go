@@ -411,7 +411,7 @@ func (s *session) message(ctx context.Context, typ byte, size int) error {
 				return err
 			}
 		}
-		return s.copyMessage(size)
+		return s.copyMessage(typ, size)
 	}
 	return protocolError("invalid frontend message type " + quoteByte(typ))
 }
