@@ -82,12 +82,17 @@ func (s *session) relay(size int) error {
 
 // copyMessage is CopyData, CopyDone or CopyFail outside of copyFrom: of a COPY in the client's own block, or of one
 // that has failed meanwhile, whose rest is dropped.
-func (s *session) copyMessage(size int) error {
+func (s *session) copyMessage(typ byte, size int) error {
 	if err := s.wait(func() bool { return s.copyIn || s.syncs == 0 || s.skipping }); err != nil {
 		return err
 	}
 	if !s.copying() {
 		return s.cr.discard(size)
+	}
+	if typ != 'd' { // what comes next is not for this COPY, even if PostgreSQL has not answered yet
+		s.mu.Lock()
+		s.copyIn = false
+		s.mu.Unlock()
 	}
 	if err := s.relay(size); err != nil || s.cr.buffered() >= 5 {
 		return err

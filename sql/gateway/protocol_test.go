@@ -265,6 +265,27 @@ func TestQueryWithoutSync(t *testing.T) {
 			query("select 2"), query("rollback"), query("select v from t")),
 		"a COPY": messages(parse("", "select 1"), flush, query("copy t from stdin"), &pgproto3.CopyData{Data: []byte("1\tx\n")},
 			&pgproto3.CopyDone{}, query("select v from t")),
+		"COPY's data before its Sync": messages(parse("", "copy t from stdin"), bind, execute, &pgproto3.CopyData{Data: []byte("1\tx\n")},
+			&pgproto3.CopyDone{}, sync_, parse("", "copy t from stdin"), bind, execute, &pgproto3.CopyFail{Message: "no"}, sync_, query("select v from t")),
+		"COPY's data before its Sync, in a block": messages(query("begin"), parse("", "copy t from stdin"), bind, execute, sync_,
+			&pgproto3.CopyData{Data: []byte("1\tx\n")}, &pgproto3.CopyDone{}, sync_, parse("", "copy nowhere from stdin"), bind, execute,
+			&pgproto3.CopyData{Data: []byte("1\tx\n")}, &pgproto3.CopyDone{}, sync_, query("rollback"), query("select v from t")),
+		"a failure before BEGIN": messages(parse("", "insert into t values (1, 'x')"), bind, execute, parse("", "insert into t values (1, 'y')"), bind,
+			execute, parse("", "begin"), bind, execute, sync_, query("insert into t values (2, 'x')")),
+		"a failure before ROLLBACK": messages(parse("", "insert into t values (1, 'x')"), bind, execute, &pgproto3.Bind{PreparedStatement: "none"},
+			parse("", "rollback"), bind, execute, sync_, query("insert into t values (2, 'x')")),
+		"ROLLBACK of what was not in a block": messages(parse("", "insert into t values (1, 'x')"), bind, execute, parse("", "rollback"), bind,
+			execute, parse("", "insert into t values (2, 'x')"), bind, execute, sync_, query("select v from t")),
+		"BEGIN after what was not in a block": messages(parse("", "insert into t values (1, 'x')"), bind, execute, parse("", "begin"), bind,
+			execute, parse("", "insert into t values (1, 'x')"), bind, execute, sync_, query("rollback")),
+		"BEGIN that fails after what was not in a block": messages(parse("", "insert into t values (1, 'x')"), bind, execute,
+			parse("", "begin isolation level serializable"), bind, execute, sync_, query("insert into t values (2, 'x')")),
+		"a failure before ROLLBACK, in a block": messages(query("begin"), parse("", "insert into t values (1, 'x'), (1, 'y')"), bind, execute,
+			parse("", "rollback"), bind, execute, parse("", "insert into t values (2, 'x')"), bind, execute, sync_, query("insert into t values (3, 'x')"),
+			query("rollback")),
+		"a portal of COPY again": messages(parse("", "copy t from stdin"), bind, execute, flush, &pgproto3.CopyFail{Message: "no"}, execute, sync_, query("select 1")),
+		"another COPY, which fails": messages(parse("", "copy t from stdin"), bind, execute, flush, &pgproto3.CopyData{Data: []byte("1\tx\n")}, &pgproto3.CopyDone{},
+			parse("", "copy t from stdin where v = 1"), bind, execute, sync_, query("select 1")),
 		"a function": messages(parse("", "select 1"), flush, &pgproto3.FunctionCall{Function: 1299}, query("select 3")),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -288,6 +309,8 @@ func TestQueryWithoutSync(t *testing.T) {
 						name += " " + string(m.TxStatus)
 					case *pgproto3.DataRow:
 						name += fmt.Sprintf(" %q", m.Values)
+					case *pgproto3.NoticeResponse: // "there is already a transaction in progress": in a block that he does not see
+						continue
 					}
 					all[i] = append(all[i], name)
 				}

@@ -406,7 +406,12 @@ func (s *session) message(ctx context.Context, typ byte, size int) error {
 	case 'F':
 		return s.functionCall(ctx, size)
 	case 'd', 'c', 'f':
-		return s.copyMessage(size)
+		if len(s.ext.metas) > 0 { // the COPY that these are for, perhaps
+			if err := s.steps(ctx, 'H'); err != nil {
+				return err
+			}
+		}
+		return s.copyMessage(typ, size)
 	}
 	return protocolError("invalid frontend message type " + quoteByte(typ))
 }

@@ -142,12 +142,27 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	if m.def.stmt != nil {
 		s.noteTemporary(m.def.stmt)
 	}
+	if (m.kind() == statement.Begin || m.kind() == statement.Rollback) && (s.ext.wrapped || s.ext.ran || s.knownE()) {
+		// If what precedes it has failed it is skipped, and the block is ended at Sync if it is ours, else not at all.
+		ran := s.ext.ran
+		if err := s.drain(); err != nil || s.ext.failed {
+			return end, err
+		}
+		s.ext.ran = ran
+	}
 	switch m.kind() {
 	case statement.Begin:
 		if tx == 'I' && !s.ext.ran {
 			s.yield(ctx)
 		}
 		s.appendMeta(*m, false)
+		if s.ext.wrapped { // an isolation level may be refused
+			ran := s.ext.ran
+			if err := s.drain(); err != nil || s.ext.failed {
+				return end, err
+			}
+			s.ext.ran = ran
+		}
 		if s.ext.cur == 'I' {
 			s.ext.cur, s.ext.wrapped = 'T', false
 			if !s.ext.ran {

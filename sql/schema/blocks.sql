@@ -214,6 +214,13 @@ BEGIN
         IF low = high AND NOT place.called THEN -- it would look like TRUNCATE ... RESTART IDENTITY
             PERFORM setval(seq::regclass, low, true);
         END IF;
+        IF b.first + s.user_increment::numeric NOT BETWEEN s.user_min AND s.user_max OR b.first NOT BETWEEN s.user_min AND s.user_max THEN
+            UPDATE mtm.blocks SET first = NULL, last = NULL WHERE seqid = seq; -- drawn, and beyond the new bounds
+        ELSIF s.user_increment > 0 THEN
+            UPDATE mtm.blocks SET last = least(last, first + div(s.user_max::numeric - first, s.user_increment) * s.user_increment) WHERE seqid = seq AND first IS NOT NULL;
+        ELSE
+            UPDATE mtm.blocks SET last = greatest(last, first + div(s.user_min::numeric - first, s.user_increment) * s.user_increment) WHERE seqid = seq AND first IS NOT NULL;
+        END IF;
     END IF;
 END $$;
 
@@ -318,6 +325,7 @@ DECLARE
     ends bigint;        -- the last value in use
     bound bigint;
     rest numeric;       -- values left of those in use
+    following numeric;  -- the value that nextval() gives
     width numeric;      -- as many as those, at least
 BEGIN
     SELECT * INTO b FROM mtm.blocks WHERE seqid = seq AND NOT open;
@@ -327,8 +335,10 @@ BEGIN
     END IF;
     ends := CASE WHEN s.user_increment > 0 THEN s.set_max ELSE s.set_min END;
     bound := CASE WHEN s.user_increment > 0 THEN s.user_max ELSE s.user_min END;
-    rest := greatest(0, floor((ends - (mtm.block_place(seq)).next) / s.user_increment) + 1);
-    ahead := b.first IS NOT NULL AND b.first = ends::numeric + s.user_increment;
+    following := (mtm.block_place(seq)).next;
+    rest := greatest(0, floor((ends - following) / s.user_increment) + 1);
+    -- If INCREMENT was another, nextval() may pass by the end, and give what is between it and the first, which is somebody else's.
+    ahead := b.first IS NOT NULL AND b.first = ends::numeric + s.user_increment AND mod(following - b.first, s.user_increment) = 0;
     width := (s.set_max::numeric - s.set_min) / abs(s.user_increment::numeric) + 1;
     switch := b.first IS NOT NULL AND NOT ahead AND rest <= least(b.size, width) / 8;
     IF b.first IS NULL AND rest <= b.size / 2 AND (asked OR b.drawn IS NOT NULL OR b.since < clock_timestamp() - interval '5 s') AND floor((bound - b.next) / s.user_increment) >= 1 THEN
@@ -417,7 +427,7 @@ BEGIN
         RETURN false;
     END IF;
     UPDATE mtm.blocks SET next = b.next + most * g, last = b.next + (most - 1) * g, drawn = clock_timestamp(),
-        first = CASE WHEN b.last + g = b.next THEN b.first ELSE b.next END WHERE seqid = seq;
+        first = CASE WHEN b.last + g = b.next AND mod(b.last - b.first, g) = 0 THEN b.first ELSE b.next END WHERE seqid = seq;
     PERFORM mtm.say_block(seq, b.next, b.next + most * g);
     RETURN true;
 END $$;

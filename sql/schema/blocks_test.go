@@ -135,20 +135,24 @@ func (c *blockCluster) change(node int, end fate, anew bool, sql, also string) {
 
 func TestBlocksAreOneNodesOwn(t *testing.T) {
 	c := newBlockCluster(t)
-	c.transact(0, committed, "CREATE TABLE t (x int);\nCREATE SEQUENCE s OWNED BY t.x", ``)
-	for seed := range int64(3) {
+	c.transact(0, committed, `CREATE TABLE t (x int)`, ``)
+	for seed := range int64(4) {
+		sign := 1 - 2*int(seed%2)
+		c.transact(0, committed, fmt.Sprintf("DROP SEQUENCE IF EXISTS s;\nCREATE SEQUENCE s INCREMENT %d MINVALUE -6000000000 MAXVALUE 6000000000 START 1 OWNED BY t.x", sign), ``)
+		c.given = map[int64]int{}
 		r := rand.New(rand.NewSource(seed))
 		mustExec(t, c.cluster[0], `SET client_min_messages = warning`)
 		for range 250 {
 			node, end := r.Intn(3), fate(r.Intn(4)%3)
-			switch r.Intn(12) {
+			switch r.Intn(13) {
 			case 0, 1, 2, 3, 4, 5:
 				c.next(node, 1+r.Intn(40))
 			case 6, 7, 8:
 				c.tend(node, end, fate(r.Intn(4)%3))
 			case 9: // no numbers come again
 				c.change(node, end, false, []string{`ALTER SEQUENCE s OWNED BY t.x`, `ALTER SEQUENCE s CACHE 5`, `ALTER SEQUENCE s CACHE 1`,
-					`ALTER SEQUENCE s INCREMENT 3`, `ALTER SEQUENCE s INCREMENT 1`, `ALTER SEQUENCE s MAXVALUE 5000000000`, `ALTER TABLE t ADD COLUMN IF NOT EXISTS y int`,
+					fmt.Sprintf(`ALTER SEQUENCE s INCREMENT %d`, sign*(1+r.Intn(5))), fmt.Sprintf(`ALTER SEQUENCE s INCREMENT %d`, sign),
+					`ALTER SEQUENCE s MAXVALUE 5000000000 MINVALUE -5000000000`, `ALTER TABLE t ADD COLUMN IF NOT EXISTS y int`,
 					"ALTER SEQUENCE s RENAME TO s2;\nALTER SEQUENCE s2 RENAME TO s",
 					`ALTER SEQUENCE s OWNED BY t.x /* no restart */`}[r.Intn(9)], ``)
 			case 10:
@@ -157,6 +161,9 @@ func TestBlocksAreOneNodesOwn(t *testing.T) {
 				} else {
 					c.change(node, end, false, `TRUNCATE t`, `TRUNCATE t`)
 				}
+			case 12: // mtm.reserve_numbers
+				c.transact(node, end, fmt.Sprintf(`SELECT mtm.draw_block('s'::regclass, %d)`, 2+r.Intn(5)), ``)
+				mustExec(t, c.cluster[node], `SELECT mtm.use_block('s'::regclass, true)`)
 			case 11:
 				c.change(node, end, true, []string{`ALTER SEQUENCE s RESTART`, `ALTER SEQUENCE s RESTART WITH 77`, `ALTER SEQUENCE s START 5 RESTART`,
 					`SELECT mtm.setval('s', 32)`, `SELECT mtm.setval('s', 1, false)`, `DO $$ BEGIN ALTER SEQUENCE s RESTART 9; END $$`}[r.Intn(6)], ``)
@@ -175,6 +182,87 @@ func TestBlocksAreOneNodesOwn(t *testing.T) {
 			require.Equal(t, next, query(t, conn, `SELECT next FROM mtm.blocks`))
 		}
 	}
+}
+
+// Where INCREMENT changes, what a node has and what it draws next may look as if nothing lay between.
+func TestBlocksWhoseIncrementChanges(t *testing.T) {
+	c := newBlockCluster(t)
+	c.transact(0, committed, `CREATE SEQUENCE s`, ``)
+	c.next(0, 19)
+	reserve := func(node, n int) {
+		c.transact(node, committed, fmt.Sprintf(`SELECT mtm.draw_block('s'::regclass, %d)`, n), ``)
+		mustExec(t, c.cluster[node], `SELECT mtm.use_block('s'::regclass, true)`)
+	}
+	reserve(1, 2)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 3`, ``)
+	c.tend(0, committed, committed)
+	c.next(0, 10)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 1`, ``)
+	c.next(1, 10)
+
+	c.transact(0, committed, "DROP SEQUENCE s;\nCREATE SEQUENCE s", ``)
+	c.given = map[int64]int{}
+	c.next(0, 20)
+	c.tend(1, committed, committed)
+	c.tend(0, committed, lost) // drawn, and not in use
+	require.Equal(t, []string{"65|96"}, query(t, c.cluster[0], `SELECT first, last FROM mtm.blocks`))
+	reserve(1, 2)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 3`, ``)
+	c.transact(0, committed, `SELECT mtm.draw_block('s'::regclass, 100)`, ``)
+	mustExec(t, c.cluster[0], `SELECT mtm.use_block('s'::regclass, true)`)
+	c.next(0, 100)
+	c.transact(0, committed, `ALTER SEQUENCE s INCREMENT 1`, ``)
+	c.next(1, 10)
+}
+
+// A node gives nothing beyond MAXVALUE of what it had drawn before.
+func TestBlocksBeyondANewBound(t *testing.T) {
+	c := newBlockCluster(t)
+	for _, bound := range []int64{70, 65, 64} {
+		c.transact(0, committed, `CREATE SEQUENCE s`, ``)
+		c.given = map[int64]int{}
+		c.next(0, 20)
+		c.tend(1, committed, committed)
+		c.tend(0, committed, lost)
+		require.Equal(t, []string{"65|96"}, query(t, c.cluster[0], `SELECT first, last FROM mtm.blocks`))
+		c.transact(0, committed, fmt.Sprintf(`ALTER SEQUENCE s MAXVALUE %d`, bound), ``)
+		for range 3 {
+			for _, v := range c.next(0, 20) {
+				require.LessOrEqual(t, v, bound)
+			}
+			c.tend(0, committed, committed)
+		}
+		if bound == 70 {
+			require.Contains(t, c.given, bound)
+		}
+		c.transact(0, committed, `DROP SEQUENCE s`, ``)
+	}
+}
+
+// What begins one sequence anew, or makes one of another mode, neither changes nor locks the others.
+func TestBlocksLeaveEachOtherAlone(t *testing.T) {
+	c := newBlockCluster(t)
+	c.transact(0, committed, "CREATE SEQUENCE s;\nCREATE SEQUENCE other", ``)
+	c.transact(0, committed, `SELECT mtm.setval('s', 100)`, ``)
+	second := connectAs(t, c.cluster[0].Config().Database, "postgres")
+	for _, sql := range []string{`SELECT mtm.setval('other', 7)`, `SET LOCAL mtm.sequence_mode = step; CREATE TABLE stepped (id serial)`} {
+		mustExec(t, c.cluster[0], `BEGIN; `+sql)
+		mustExec(t, second, `SET default_transaction_read_only = off; SET mtm.gateway = on; SET lock_timeout = '2s'; SELECT mtm.setval('s', 100)`)
+		mustExec(t, c.cluster[0], `COMMIT`)
+	}
+	require.EqualValues(t, []int64{101}, c.next(0, 1))
+	require.Equal(t, []string{"8"}, query(t, c.cluster[0], `SELECT nextval('other')`))
+}
+
+// LIKE ... INCLUDING IDENTITY copies what this node has of a sequence, which another may have likewise.
+func TestBlocksOfAnotherType(t *testing.T) {
+	conn := newNode(t, 1)
+	for _, sql := range []string{`SET mtm.gateway = on`, `SET mtm.sequence_mode = block`, `CREATE TABLE small (id int GENERATED ALWAYS AS IDENTITY)`,
+		`CREATE TABLE large (id bigint GENERATED ALWAYS AS IDENTITY)`, `CREATE TABLE as_large (LIKE large INCLUDING ALL)`, `CREATE TABLE as_small (LIKE small INCLUDING ALL)`} {
+		mustExec(t, conn, sql)
+	}
+	require.Equal(t, []string{"as_large_id_seq|9223372036854775807", "as_small_id_seq|2147483647"},
+		query(t, conn, `SELECT seqid::regclass, user_max FROM mtm.sequences WHERE seqid::regclass::text ~ '^as_' ORDER BY 1`))
 }
 
 func TestBlocksFollowEachOther(t *testing.T) {

@@ -102,6 +102,9 @@ BEGIN
     restarts := sent || lower(stack) ~ '\mrestart\M' AND current_setting('mtm.gateway', true) = 'on'
         AND current_setting('session_replication_role') <> 'replica';
     PERFORM set_config('mtm.restarts', CASE WHEN restarts THEN 'on' ELSE '' END, true);
+    IF strpos(stack, 'mtm.renew_block(oid)') > 0 OR strpos(stack, 'mtm.set_sequence(oid,boolean,text)') > 0 THEN
+        RETURN; -- an ALTER of ours has set all bounds that it needs; other sequences it must neither lock nor advance
+    END IF;
     FOR seq IN UPDATE pg_sequence p SET seqmin = m.user_min, seqmax = m.user_max, seqstart = CASE m.mode WHEN 'block' THEN m.user_start ELSE p.seqstart END
     FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid
         LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid

@@ -39,6 +39,13 @@ CREATE OR REPLACE FUNCTION mtm.in_class(v numeric, base numeric, width numeric, 
 LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN up THEN base + width * ceil((v - base) / width) ELSE base + width * floor((v - base) / width) END;
 
+-- The column that owns a sequence.
+CREATE OR REPLACE FUNCTION mtm.owner_of(seq oid, OUT attname name, OUT atttypid oid) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attname, a.atttypid FROM pg_depend d JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.refobjid, d.refobjsubid)
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = seq AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+$$;
+
 -- What the user wants of a sequence now, from the catalog and from what is remembered. fresh: it has just been created.
 CREATE OR REPLACE FUNCTION mtm.sequence_wish(seq oid, fresh boolean) RETURNS mtm.sequences
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -49,9 +56,10 @@ BEGIN
     SELECT * INTO STRICT cat FROM pg_sequence WHERE seqrelid = seq;
     IF NOT fresh THEN
         SELECT * INTO s FROM mtm.sequences WHERE seqid = seq;
-    ELSE -- LIKE ... INCLUDING IDENTITY copies the range that this node has of a block sequence
+    ELSE -- LIKE ... INCLUDING IDENTITY copies the range that this node has of a block sequence, of a column of that name and type
         SELECT * INTO s FROM mtm.sequences m WHERE m.mode = 'block' AND m.seqid <> seq
-            AND (m.set_min, m.set_max, m.set_start, m.set_increment) = (cat.seqmin, cat.seqmax, cat.seqstart, cat.seqincrement) LIMIT 1;
+            AND (m.set_min, m.set_max, m.set_start, m.set_increment) = (cat.seqmin, cat.seqmax, cat.seqstart, cat.seqincrement)
+            ORDER BY (SELECT (a.attname, a.atttypid) FROM mtm.owner_of(seq) a) IS NOT DISTINCT FROM (SELECT (a.attname, a.atttypid) FROM mtm.owner_of(m.seqid) a) DESC LIMIT 1;
         IF FOUND THEN
             cat.seqstart := s.user_start;
             cat.seqmin := s.user_min;
@@ -317,7 +325,7 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.adapt_sequences, mtm.alter_sequences, mtm.follow_setval,
+REVOKE ALL ON FUNCTION mtm.owner_of, mtm.sequence_wish, mtm.sequence_plan, mtm.sequence_restart, mtm.set_sequence, mtm.adapt_sequences, mtm.alter_sequences, mtm.follow_setval,
     mtm.may_setval, mtm.say_setval
     FROM public;
 GRANT EXECUTE ON FUNCTION mtm.alter_sequences TO mtm_admin;
