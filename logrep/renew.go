@@ -100,10 +100,7 @@ const (
 // lag is how many bytes of WAL are to be decoded; unknownLag while nobody reads the slot; noSlot if nobody ever will: a standby that was
 // promoted has none, and PostgreSQL gives one up that keeps too much WAL.
 func (c *Capture) lag(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
-	names := c.cfg.slotNames()
-	rows, err := query(ctx, conn, "SELECT s.slot_name, (pg_current_wal_flush_lsn() - a.sent_lsn)::text FROM pg_replication_slots s "+
-		"LEFT JOIN pg_stat_replication a ON a.pid = s.active_pid WHERE s.slot_name IN ($1, $2) AND s.confirmed_flush_lsn IS NOT NULL "+
-		"AND s.wal_status <> 'lost'", names[0], names[1])
+	rows, err := c.cfg.liveSlots(ctx, conn)
 	if err == nil && len(rows) == 0 {
 		return noSlot, nil
 	}
@@ -115,6 +112,42 @@ func (c *Capture) lag(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
 		}
 	}
 	return unknownLag, err
+}
+
+// liveSlots gives the names of the slots that can be read, and for each how many bytes of WAL its reader has not got yet, if it has one.
+func (c Config) liveSlots(ctx context.Context, conn *pgconn.PgConn) ([][][]byte, error) {
+	names := c.slotNames()
+	return query(ctx, conn, "SELECT s.slot_name, (pg_current_wal_flush_lsn() - a.sent_lsn)::text FROM pg_replication_slots s "+
+		"LEFT JOIN pg_stat_replication a ON a.pid = s.active_pid WHERE s.slot_name IN ($1, $2) AND s.confirmed_flush_lsn IS NOT NULL "+
+		"AND s.wal_status <> 'lost'", names[0], names[1])
+}
+
+// EnsureSlot makes the slot if it is missing, or PostgreSQL has given it up, before anything is prepared in this life of the daemon. It is an
+// error if something is prepared already: then a slot is made when the node has caught up with others (Capture.Renew).
+func EnsureSlot(ctx context.Context, cfg Config) (made bool, err error) {
+	cfg = cfg.withDefaults()
+	conn, err := cfg.connect(ctx, "mtm_slot", map[string]string{"statement_timeout": milliseconds(renewTry)})
+	if err != nil {
+		return false, err
+	}
+	defer closeConn(conn)
+	if rows, err := cfg.liveSlots(ctx, conn); err != nil || len(rows) > 0 {
+		return false, err
+	}
+	prepared, err := query(ctx, conn, "SELECT FROM pg_prepared_xacts")
+	if err != nil {
+		return false, err
+	}
+	if len(prepared) > 0 {
+		return false, fmt.Errorf("slot %q is missing, and cannot be made while %d transactions are prepared", cfg.Slot, len(prepared))
+	}
+	for _, name := range cfg.slotNames() {
+		if err := dropSlot(ctx, conn, name); err != nil {
+			return false, err
+		}
+	}
+	_, err = createSlot(ctx, conn, cfg.Slot)
+	return err == nil, err
 }
 
 // replace makes the new slot, and lets Run read it.

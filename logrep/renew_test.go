@@ -84,3 +84,32 @@ func TestSlotsAreReplacedUnderWAL(t *testing.T) {
 	p.commit("INSERT INTO t VALUES (1, 'b')")
 	require.Equal(t, 2, p.same("t"))
 }
+
+// TestAMissingSlotIsMade: at the start of a daemon, or before its node comes back.
+func TestAMissingSlotIsMade(t *testing.T) {
+	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	p.commit("INSERT INTO t VALUES (1, 'a')")
+	made, err := EnsureSlot(t.Context(), p.a.cfg)
+	require.NoError(t, err)
+	require.False(t, made, "it is there")
+
+	require.NoError(t, DropSlot(t.Context(), p.a.cfg))
+	made, err = EnsureSlot(t.Context(), p.a.cfg)
+	require.NoError(t, err)
+	require.True(t, made)
+	p.commit("INSERT INTO t VALUES (2, 'b')")
+
+	require.NoError(t, DropSlot(t.Context(), p.a.cfg))
+	_, err = p.capture.Renew(t.Context())
+	require.NoError(t, err)
+	p.commit("INSERT INTO t VALUES (3, 'c')")
+	require.Equal(t, 3, p.same("t"))
+
+	require.NoError(t, DropSlot(t.Context(), p.a.cfg))
+	p.a.exec("BEGIN")
+	p.a.exec("INSERT INTO t VALUES (4, 'd')")
+	p.a.exec("PREPARE TRANSACTION 'x'")
+	_, err = EnsureSlot(t.Context(), p.a.cfg)
+	require.ErrorContains(t, err, "cannot be made while 1 transactions are prepared")
+	p.a.exec("ROLLBACK PREPARED 'x'")
+}

@@ -279,6 +279,11 @@ func (d *daemon) serveMember(ctx context.Context, cluster *clusterState) error {
 	if err := d.journal.Replay(0, func(_ uint64, r mtm.Record) error { node.Replay(r); return nil }); err != nil {
 		return err
 	}
+	if made, err := logrep.EnsureSlot(ctx, lr); err != nil {
+		d.log.Error("what this node commits waits until its slot is made", keyError, err)
+	} else if made {
+		d.log.Warn("the slot was missing, and is made again")
+	}
 	held, err := logrep.Prepared(ctx, lr)
 	if err != nil {
 		return err
