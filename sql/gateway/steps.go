@@ -72,19 +72,25 @@ func (s *session) hasFailed() bool {
 // needsBlock reports whether what comes, up to the next transaction control, must run in a block. If not all of it is
 // known yet, it must.
 func needsBlock(metas []meta, end byte) bool {
+	ran := false // PostgreSQL has begun a transaction by then, which BEGIN could not make one that writes, or one that may turn out to write
 	for i := range metas {
 		m := &metas[i]
 		switch {
 		case m.typ == 'B' && end != 'S':
-			return !controls(metas[i:])
+			return ran || !controls(metas[i:])
+		case m.typ == 'P':
+			ran = ran || m.kind() == statement.Read || m.kind() == statement.Write
 		case m.typ != 'E':
-		case m.kind() == statement.Begin, m.kind() == statement.Commit, m.kind() == statement.Rollback,
-			m.kind() == statement.PrepareTx, m.kind() == statement.FinishPrepared:
+		case m.kind() == statement.Begin, m.kind() == statement.Commit, m.kind() == statement.Rollback:
+			return ran
+		case m.kind() == statement.PrepareTx, m.kind() == statement.FinishPrepared:
 			return false
 		case !m.plain():
 			return !(m.kind() == statement.Local || m.kind() == statement.Savepoint)
 		case end != 'S':
 			return true
+		default:
+			ran = true
 		}
 	}
 	return false
