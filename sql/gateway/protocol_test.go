@@ -288,9 +288,9 @@ func TestQueryWithoutSync(t *testing.T) {
 			parse("", "copy t from stdin where v = 1"), bind, execute, sync_, query("select 1")),
 		"BEGIN after reads": messages(parse("", "select 1"), bind, execute, parse("", "begin"), bind, execute, parse("", "insert into t values (1, 'x')"), bind,
 			execute, parse("", "commit"), bind, execute, sync_, query("select v from t")),
-		"BEGIN after a Parse": messages(parse("s", "select 1"), parse("", "begin"), bind, execute, sync_, query("insert into t values (1, 'x')"), query("commit")),
+		"BEGIN after a Parse":                  messages(parse("s", "select 1"), parse("", "begin"), bind, execute, sync_, query("insert into t values (1, 'x')"), query("commit")),
 		"COMMIT after what looked like a read": messages(parse("", "select writes()"), bind, execute, parse("", "commit"), bind, execute, sync_, query("select 1")),
-		"a function": messages(parse("", "select 1"), flush, &pgproto3.FunctionCall{Function: 1299}, query("select 3")),
+		"a function":                           messages(parse("", "select 1"), flush, &pgproto3.FunctionCall{Function: 1299}, query("select 3")),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var all [2][]string
