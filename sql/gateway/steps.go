@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"mtm"
@@ -148,7 +149,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	if m.def.stmt != nil {
 		s.noteTemporary(m.def.stmt)
 	}
-	if (m.kind() == statement.Begin || m.kind() == statement.Rollback) && (s.ext.wrapped || s.ext.ran || s.knownE()) {
+	if (m.kind() == statement.Begin || m.kind() == statement.Rollback) && (s.ext.wrapped || s.ext.ran || s.earlier(m.def)) {
 		// If what precedes it has failed it is skipped, and the block is ended at Sync if it is ours, else not at all.
 		ran := s.ext.ran
 		if err := s.drain(); err != nil || s.ext.failed {
@@ -355,6 +356,19 @@ func (s *session) knownE() bool {
 		}
 	}
 	return false
+}
+
+// earlier reports whether answers are owed to messages before those about def, of which one may be an error.
+func (s *session) earlier(def *prepared) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	queue := s.queue[s.head:]
+	for i := len(queue) - 1; i >= 0; i-- {
+		if queue[i].op == 'B' {
+			return slices.ContainsFunc(queue[:i], func(e expect) bool { return e.op != 'C' && (e.op != 'P' || e.parse != def) })
+		}
+	}
+	return len(queue) > 0
 }
 
 // probeStep asks whether the block may commit plainly, and for its characteristics.
