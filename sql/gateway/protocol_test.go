@@ -286,7 +286,14 @@ func TestQueryWithoutSync(t *testing.T) {
 		"a portal of COPY again": messages(parse("", "copy t from stdin"), bind, execute, flush, &pgproto3.CopyFail{Message: "no"}, execute, sync_, query("select 1")),
 		"another COPY, which fails": messages(parse("", "copy t from stdin"), bind, execute, flush, &pgproto3.CopyData{Data: []byte("1\tx\n")}, &pgproto3.CopyDone{},
 			parse("", "copy t from stdin where v = 1"), bind, execute, sync_, query("select 1")),
-		"a function": messages(parse("", "select 1"), flush, &pgproto3.FunctionCall{Function: 1299}, query("select 3")),
+		"a failed Describe before ROLLBACK, in a failed block": messages(query("begin"), query("select 1/0"), &pgproto3.Describe{ObjectType: 'S', Name: "none"},
+			parse("", "rollback"), bind, execute, parse("", "insert into t values (1, 'x')"), bind, execute, sync_, query("insert into t values (2, 'x')"),
+			query("rollback")),
+		"BEGIN after reads": messages(parse("", "select 1"), bind, execute, parse("", "begin"), bind, execute, parse("", "insert into t values (1, 'x')"), bind,
+			execute, parse("", "commit"), bind, execute, sync_, query("select v from t")),
+		"BEGIN after a Parse":                  messages(parse("s", "select 1"), parse("", "begin"), bind, execute, sync_, query("insert into t values (1, 'x')"), query("commit")),
+		"COMMIT after what looked like a read": messages(parse("", "select writes()"), bind, execute, parse("", "commit"), bind, execute, sync_, query("select 1")),
+		"a function":                           messages(parse("", "select 1"), flush, &pgproto3.FunctionCall{Function: 1299}, query("select 3")),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var all [2][]string

@@ -295,6 +295,12 @@ func TestErrorsAtPrepareAreThoseOfCommit(t *testing.T) {
 	_, err = conn.Exec(bg, "commit")
 	require.Equal(t, "23503", code(err))
 	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+	// Nobody is told that a statement is complete, and then that it is not.
+	r := dialRaw(t, h.addr).login()
+	for range 3 {
+		r.send(&pgproto3.Query{String: "insert into child values (1, 99)"})
+		require.Equal(t, []string{"ErrorResponse 23503", "ReadyForQuery I"}, r.until("ReadyForQuery"))
+	}
 	// What cannot be prepared, and whose COMMIT may be refused.
 	_, err = conn.Exec(bg, "begin isolation level serializable; insert into t values (1, 'x'); notify x")
 	require.NoError(t, err)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"mtm"
@@ -72,19 +73,25 @@ func (s *session) hasFailed() bool {
 // needsBlock reports whether what comes, up to the next transaction control, must run in a block. If not all of it is
 // known yet, it must.
 func needsBlock(metas []meta, end byte) bool {
+	ran := false // PostgreSQL has begun a transaction by then, which BEGIN could not make one that writes, or one that may turn out to write
 	for i := range metas {
 		m := &metas[i]
 		switch {
 		case m.typ == 'B' && end != 'S':
-			return !controls(metas[i:])
+			return ran || !controls(metas[i:])
+		case m.typ == 'P':
+			ran = ran || m.kind() == statement.Read || m.kind() == statement.Write
 		case m.typ != 'E':
-		case m.kind() == statement.Begin, m.kind() == statement.Commit, m.kind() == statement.Rollback,
-			m.kind() == statement.PrepareTx, m.kind() == statement.FinishPrepared:
+		case m.kind() == statement.Begin, m.kind() == statement.Commit, m.kind() == statement.Rollback:
+			return ran
+		case m.kind() == statement.PrepareTx, m.kind() == statement.FinishPrepared:
 			return false
 		case !m.plain():
 			return !(m.kind() == statement.Local || m.kind() == statement.Savepoint)
 		case end != 'S':
 			return true
+		default:
+			ran = true
 		}
 	}
 	return false
@@ -142,7 +149,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	if m.def.stmt != nil {
 		s.noteTemporary(m.def.stmt)
 	}
-	if (m.kind() == statement.Begin || m.kind() == statement.Rollback) && (s.ext.wrapped || s.ext.ran || s.knownE()) {
+	if (m.kind() == statement.Begin || m.kind() == statement.Rollback) && (s.ext.wrapped || s.ext.ran || s.earlier(m.def)) {
 		// If what precedes it has failed it is skipped, and the block is ended at Sync if it is ours, else not at all.
 		ran := s.ext.ran
 		if err := s.drain(); err != nil || s.ext.failed {
@@ -349,6 +356,19 @@ func (s *session) knownE() bool {
 		}
 	}
 	return false
+}
+
+// earlier reports whether answers are owed to messages before those about def, of which one may be an error.
+func (s *session) earlier(def *prepared) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	queue := s.queue[s.head:]
+	for i := len(queue) - 1; i >= 0; i-- {
+		if queue[i].op == 'B' {
+			return slices.ContainsFunc(queue[:i], func(e expect) bool { return e.op != 'C' && (e.op != 'P' || e.parse != def) })
+		}
+	}
+	return len(queue) > 0
 }
 
 // probeStep asks whether the block may commit plainly, and for its characteristics.

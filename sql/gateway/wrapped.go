@@ -113,6 +113,9 @@ func (s *session) conclude(ctx context.Context, u *unit, st step, fast bool, age
 			s.drop()
 			return true, nil
 		}
+		if fast && st.done && !u.ext { // PREPARE failed; a Query's CommandComplete means that it is committed
+			s.drop()
+		}
 		msg := st.raw
 		if st.shown {
 			msg = nil
