@@ -316,7 +316,7 @@ func (s *session) isPlain() (plain bool, failure *mtm.Error, err error) {
 	switch {
 	case b.ddl:
 		return false, nil, nil
-	case b.readOnly:
+	case b.readOnly && !b.wrote:
 		return true, nil, nil
 	case b.wrote && !temporary:
 		return false, nil, nil

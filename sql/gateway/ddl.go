@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"regexp"
 	"strings"
 
 	"mtm"
@@ -120,9 +121,8 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 	}
 	switch {
 	case st.Kind == statement.Begin && implicit:
-		// The block becomes an explicit one, as PostgreSQL does with an implicit one.
-		s.release(appendComplete(nil, "BEGIN"))
-		return false, false, nil
+		stop, err := s.beginPiece(piece)
+		return stop, stop, err
 	case st.Kind == statement.Begin && tx == 'I':
 		s.setBlock(st.Has(statement.AccessMode | statement.ReadOnly))
 		if !st.Has(statement.AccessMode) && !s.clientReadOnly {
@@ -144,6 +144,9 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 	case tx == 'I' && !s.clientReadOnly:
 		s.inject(injBegin, roleOurs)
 		implicit = true
+	}
+	if st.Kind == statement.Session {
+		s.setBlock(false)
 	}
 	s.hold(true)
 	s.resetStep(false)
@@ -173,6 +176,35 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 		s.release(done.raw) // of a statement of ours
 	}
 	return implicit, done.err != nil, err
+}
+
+// blockModes finds what BEGIN or START TRANSACTION says of the block.
+var blockModes = regexp.MustCompile(`(?is)^(?:begin|start)(?:` + blank + `+(?:work|transaction))?` + blank + `*(.*?)` + blank + `*$`)
+
+const blank = `(?:\s|--[^\n]*\n|/\*.*?\*/)`
+
+// beginPiece makes the block that the client does not see an explicit one, as PostgreSQL does with an implicit one. text is the BEGIN.
+func (s *session) beginPiece(text string) (stop bool, err error) {
+	if modes := blockModes.FindStringSubmatch(text); len(modes) > 0 && modes[1] != "" {
+		s.hold(true)
+		s.resetStep(false)
+		s.injectText("SET TRANSACTION "+modes[1], roleOurs)
+		s.sync(true)
+		if err := s.send(); err != nil {
+			return false, err
+		}
+		if err := s.waitReady(); err != nil {
+			return false, err
+		}
+		if done := s.takeStep(); done.err != nil {
+			if !done.shown {
+				s.release(done.raw)
+			}
+			return true, nil
+		}
+	}
+	s.release(appendComplete(nil, "BEGIN"))
+	return false, nil
 }
 
 // outsideBlock is the error with which PostgreSQL refuses st in an implicit block, if it does.

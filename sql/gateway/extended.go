@@ -235,6 +235,9 @@ func (m *meta) kind() statement.Kind {
 	return m.def.stmt.Kind
 }
 
+// sets reports whether an Execute may change the block's access mode.
+func (m *meta) sets() bool { return m.kind() == statement.Session || m.kind() == statement.Unknown }
+
 // plain reports whether an Execute may run under the guard, outside of a block.
 func (m *meta) plain() bool {
 	switch m.kind() {
@@ -275,6 +278,9 @@ func (s *session) syncBatch(ctx context.Context) error {
 		m := &metas[i]
 		if m.typ != 'E' {
 			continue
+		}
+		if m.sets() {
+			s.setBlock(false)
 		}
 		ran = append(ran, m.def.stmt)
 		plain = plain && m.plain()

@@ -154,13 +154,9 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		s.noteChain(st, tx)
 		return s.forward(true)
 	case statement.Session:
+		s.setBlock(false)
 		if st.Has(statement.ShowsReadOnly) {
 			return s.aboutReadOnly(ctx, u, tx)
-		}
-		if st.Has(statement.AccessMode|statement.ReadOnly) && tx == 'T' {
-			s.setBlock(true)
-		} else if st.Has(statement.AccessMode) && tx == 'T' {
-			s.setBlock(false)
 		}
 		return s.forward(true)
 	case statement.Local:
@@ -251,6 +247,8 @@ func (s *session) noteChain(st *statement.Statement, tx byte) {
 	}
 }
 
+// setBlock notes whether nothing in the block can write: it was begun READ ONLY, and no SET, which may have made it READ WRITE, came since. One that was
+// made READ ONLY later may have written before, or be as it was after ROLLBACK TO SAVEPOINT.
 func (s *session) setBlock(readOnly bool) {
 	s.mu.Lock()
 	s.block.readOnly = readOnly
@@ -333,6 +331,7 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 	if e := s.admit(ctx, true); e != nil {
 		return s.refuse(e)
 	}
+	s.setBlock(false)
 	st := &statement.Statement{Kind: statement.Unknown, End: len(text)}
 	u := &unit{stmts: []*statement.Statement{st}, text: text}
 	// Replayable like a batch, but the answers to Parse and Bind are not for the client.
@@ -370,6 +369,7 @@ func (s *session) longQuery(ctx context.Context, size int) error {
 		}
 		return s.refuse(e)
 	}
+	s.setBlock(false)
 	wrap := s.status() == 'I' && !s.clientReadOnly
 	s.resetStep(wrap)
 	if wrap {

@@ -157,6 +157,9 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		}
 		s.ext.ran = ran
 	}
+	if m.sets() {
+		s.setBlock(false)
+	}
 	switch m.kind() {
 	case statement.Begin:
 		if tx == 'I' && !s.ext.ran {
@@ -373,7 +376,7 @@ func (s *session) earlier(def *prepared) bool {
 
 // probeStep asks whether the block may commit plainly, and for its characteristics.
 func (s *session) probeStep(b block, temporary, chain bool) (plain bool, text string, err error) {
-	if b.readOnly && !b.ddl {
+	if b.readOnly && !b.wrote && !b.ddl {
 		return true, "", nil
 	}
 	ask := func(which injected) (string, error) {

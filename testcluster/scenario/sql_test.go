@@ -26,6 +26,7 @@ func TestOneCluster(t *testing.T) {
 		test func(*testing.T, *testcluster.Cluster)
 	}{
 		{"what one node commits the others read at once", committedIsRead},
+		{"blocks that change their access mode", accessModes},
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
 		{"a monotonic sequence goes past what other nodes have given", monotonicSequences},
@@ -65,6 +66,73 @@ func committedIsRead(t *testing.T, c *testcluster.Cluster) {
 			}
 		}
 	}
+}
+
+// accessModes: what a block wrote is on all nodes, whenever it was, or was made, READ ONLY.
+func accessModes(t *testing.T, c *testcluster.Cluster) {
+	db := c.Node(1).Connect()
+	execAll(t, db, "CREATE TABLE modes (id int PRIMARY KEY)", "CREATE FUNCTION put(x int) RETURNS void LANGUAGE sql AS 'INSERT INTO modes VALUES (x)'")
+	ways := []func(stmts []string) error{
+		func(stmts []string) error { // one by one
+			for _, one := range stmts {
+				if err := db.PgConn().Exec(t.Context(), one).Close(); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		func(stmts []string) error { return db.PgConn().Exec(t.Context(), strings.Join(stmts, ";")).Close() },
+		func(stmts []string) error { // extended
+			for _, one := range stmts {
+				if err := db.PgConn().ExecParams(t.Context(), one, nil, nil, nil, nil).Read().Err; err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		func(stmts []string) error { // extended, in one go
+			p := db.PgConn().StartPipeline(t.Context())
+			for _, one := range stmts {
+				p.SendQueryParams(one, nil, nil, nil, nil)
+			}
+			if err := p.Sync(); err != nil {
+				return err
+			}
+			return p.Close()
+		},
+	}
+	id := 0
+	for _, script := range []string{
+		"BEGIN; INSERT INTO modes VALUES (#); SET TRANSACTION READ ONLY; COMMIT",
+		"BEGIN; INSERT INTO modes VALUES (#); SET LOCAL transaction_read_only = on; COMMIT",
+		"BEGIN; INSERT INTO modes VALUES (#); SET TRANSACTION READ ONLY; COMMIT AND CHAIN; COMMIT",
+		"BEGIN READ ONLY; SET TRANSACTION READ WRITE; INSERT INTO modes VALUES (#); COMMIT",
+		"BEGIN READ ONLY; SET TRANSACTION READ WRITE; SELECT put(#); COMMIT",
+		"BEGIN READ ONLY; SET transaction_read_only = off; INSERT INTO modes VALUES (#); COMMIT",
+		"BEGIN READ ONLY; SET transaction_read_only = off; SELECT put(#); COMMIT",
+		"BEGIN; SAVEPOINT a; SET TRANSACTION READ ONLY; ROLLBACK TO a; INSERT INTO modes VALUES (#); COMMIT",
+		"BEGIN READ ONLY; ROLLBACK AND CHAIN; SET TRANSACTION READ WRITE; SELECT put(#); COMMIT",
+		"SELECT 1; BEGIN READ WRITE; INSERT INTO modes VALUES (#); COMMIT",
+		"INSERT INTO modes VALUES (#); BEGIN /* now */ READ ONLY; SELECT 1; COMMIT",
+	} {
+		for way, run := range ways {
+			id++
+			require.NoError(t, run(strings.Split(strings.ReplaceAll(script, "#", fmt.Sprint(id)), ";")), "way %d: %s", way, script)
+			for _, n := range c.Nodes() {
+				require.Equal(t, 1, one[int](t, n.Connect(), "SELECT count(*)::int FROM modes WHERE id = $1", id), "node %d, way %d: %s", n.ID, way, script)
+			}
+		}
+	}
+	for script, code := range map[string]string{
+		"SELECT 1; BEGIN READ ONLY; INSERT INTO modes VALUES (0)":                "25006",
+		"SELECT 1; START TRANSACTION READ ONLY; SELECT put(0)":                   "25006",
+		"SELECT * FROM modes; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT put(0)": "25001",
+	} {
+		require.Equal(t, code, sqlState(ways[1](strings.Split(script, ";"))), script)
+		execSQL(t, db, "ROLLBACK")
+		require.Zero(t, one[int](t, db, "SELECT count(*)::int FROM modes WHERE id = 0"), script)
+	}
+	execAll(t, db, "CREATE TEMP TABLE notes (a int)", "BEGIN READ ONLY", "INSERT INTO notes VALUES (1)", "COMMIT")
 }
 
 func statusOnAll(t *testing.T, c *testcluster.Cluster) {
