@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 
 	"mtm"
 	"mtm/sql/statement"
@@ -235,6 +236,11 @@ func (m *meta) kind() statement.Kind {
 	return m.def.stmt.Kind
 }
 
+// unguards reports whether what follows an Execute in one transaction may write, though the client has his transactions READ ONLY.
+func (m meta) unguards() bool {
+	return m.typ == 'E' && m.kind() == statement.Session && m.def.stmt.Unguards()
+}
+
 // sets reports whether an Execute may change the block's access mode.
 func (m *meta) sets() bool { return m.kind() == statement.Session || m.kind() == statement.Unknown }
 
@@ -242,7 +248,7 @@ func (m *meta) sets() bool { return m.kind() == statement.Session || m.kind() ==
 func (m *meta) plain() bool {
 	switch m.kind() {
 	case statement.Read, statement.Session:
-		return !m.def.stmt.Wrote() && !m.def.stmt.Has(statement.ShowsReadOnly)
+		return !m.def.stmt.Wrote() && !m.def.stmt.Unguards()
 	case statement.Local:
 		return !m.def.stmt.Has(statement.Unguarded)
 	}
@@ -301,7 +307,7 @@ func (s *session) syncBatch(ctx context.Context) error {
 		return s.unguardedBatch(metas)
 	case special:
 		return s.steps(ctx, 'S')
-	case tx == 'I' && !s.clientReadOnly:
+	case tx == 'I' && (!s.clientReadOnly || len(ran) > 1 && slices.ContainsFunc(metas, meta.unguards)):
 		u := &unit{stmts: ran, metas: metas, ext: true}
 		if plain {
 			return s.guardBatch(ctx, u)

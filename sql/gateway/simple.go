@@ -294,14 +294,18 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 	if e := s.untold(stmts[0]); e != nil {
 		return s.tellDoom(stmts[0], e)
 	}
-	reads := true
+	reads, unguards := true, false
 	for _, st := range stmts {
 		if e := s.refusal(ctx, st, 'T'); e != nil && tx != 'E' {
 			return s.refuse(e)
 		}
+		if st.Kind == statement.Session {
+			s.setBlock(false)
+			unguards = unguards || st.Unguards()
+		}
 		switch st.Kind {
 		case statement.Read, statement.Session:
-			reads = reads && !st.Wrote() && !st.Has(statement.ShowsReadOnly) && !st.Has(statement.Lasting)
+			reads = reads && !st.Wrote() && !st.Unguards() && !st.Has(statement.Lasting)
 		case statement.Write, statement.CopyFrom, statement.TempDDL, statement.Unknown, statement.Local:
 			reads = false
 		default:
@@ -311,7 +315,7 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 	}
 	u := &unit{stmts: stmts, text: text}
 	switch {
-	case tx != 'I' || s.clientReadOnly:
+	case tx != 'I' || s.clientReadOnly && !unguards:
 		s.mu.Lock()
 		s.block.ran = true
 		s.mu.Unlock()

@@ -26,7 +26,7 @@ func (s *session) steps(ctx context.Context, end byte) error {
 		if s.ext.failed {
 			break
 		}
-		if s.ext.cur == 'I' && !s.ext.wrapped && !s.clientReadOnly && needsBlock(metas[i:], end) {
+		if s.ext.cur == 'I' && !s.ext.wrapped && needsBlock(metas[i:], end) && (!s.clientReadOnly || slices.ContainsFunc(metas[i:], meta.unguards)) {
 			s.inject(injBegin, roleOurs)
 			s.ext.wrapped = true
 		}

@@ -57,6 +57,10 @@ const (
 // Has reports whether all of f is set.
 func (s *Statement) Has(f Flags) bool { return s.Flags&f == f }
 
+// Unguards reports whether it may see or end default_transaction_read_only = on, or what that gives the transaction: what follows it in one
+// transaction may write then.
+func (s *Statement) Unguards() bool { return s.Flags&(ShowsReadOnly|AccessMode) != 0 }
+
 // EndsBlock reports whether it ends the block that it is in, whether it succeeds or fails, and is no ROLLBACK.
 func (s *Statement) EndsBlock() bool { return s.Kind == Commit || s.Kind == PrepareTx }
 

@@ -112,6 +112,10 @@ func accessModes(t *testing.T, c *testcluster.Cluster) {
 		"BEGIN READ ONLY; SET transaction_read_only = off; SELECT put(#); COMMIT",
 		"BEGIN; SAVEPOINT a; SET TRANSACTION READ ONLY; ROLLBACK TO a; INSERT INTO modes VALUES (#); COMMIT",
 		"BEGIN READ ONLY; ROLLBACK AND CHAIN; SET TRANSACTION READ WRITE; SELECT put(#); COMMIT",
+		"SET TRANSACTION READ WRITE; SELECT put(#)",
+		"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE; SELECT put(#)",
+		"SET transaction_read_only = off; SELECT put(#)",
+		"RESET transaction_read_only; SELECT put(#)",
 		"SELECT 1; BEGIN READ WRITE; INSERT INTO modes VALUES (#); COMMIT",
 		"INSERT INTO modes VALUES (#); BEGIN /* now */ READ ONLY; SELECT 1; COMMIT",
 	} {
@@ -132,6 +136,23 @@ func accessModes(t *testing.T, c *testcluster.Cluster) {
 		execSQL(t, db, "ROLLBACK")
 		require.Zero(t, one[int](t, db, "SELECT count(*)::int FROM modes WHERE id = 0"), script)
 	}
+	// Who has his transactions READ ONLY, but for one.
+	execSQL(t, db, "SET default_transaction_read_only = on")
+	for way, run := range ways {
+		for _, script := range []string{"SET TRANSACTION READ WRITE; SELECT put(#)", "BEGIN; SET TRANSACTION READ WRITE; SELECT put(#); COMMIT", "BEGIN READ WRITE; SELECT put(#); COMMIT"} {
+			id++
+			err := run(strings.Split(strings.ReplaceAll(script, "#", fmt.Sprint(id)), ";"))
+			if strings.HasPrefix(script, "SET") && way != 1 && way != 3 { // it was a transaction of its own
+				require.Equal(t, "25006", sqlState(err), "way %d", way)
+				continue
+			}
+			require.NoError(t, err, "way %d: %s", way, script)
+			for _, n := range c.Nodes() {
+				require.Equal(t, 1, one[int](t, n.Connect(), "SELECT count(*)::int FROM modes WHERE id = $1", id), "node %d, way %d: %s", n.ID, way, script)
+			}
+		}
+	}
+	execSQL(t, db, "SET default_transaction_read_only = off")
 	execAll(t, db, "CREATE TEMP TABLE notes (a int)", "BEGIN READ ONLY", "INSERT INTO notes VALUES (1)", "COMMIT")
 }
 
