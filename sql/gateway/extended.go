@@ -133,6 +133,8 @@ func (s *session) describeParse(m *meta, text string, params []byte) {
 	m.def.stmt = st
 	if st.Kind == statement.DDL || st.Has(statement.Everywhere) {
 		m.def.text = ddlText(st, text)
+	} else if m.def.setsDefault() {
+		m.def.text = st.Text(text)
 	}
 	switch {
 	case st.Kind == statement.Begin && !st.Has(statement.AccessMode) && !s.clientReadOnly:
@@ -238,7 +240,12 @@ func (m *meta) kind() statement.Kind {
 
 // unguards reports whether what follows an Execute in one transaction may write, though the client has his transactions READ ONLY.
 func (m meta) unguards() bool {
-	return m.typ == 'E' && m.kind() == statement.Session && m.def.stmt.Unguards()
+	return m.typ == 'E' && m.kind() == statement.Session && m.def.stmt.Unguards() && !m.def.stmt.Has(statement.Show)
+}
+
+// setsDefault reports whether it may change the client's default_transaction_read_only.
+func (p *prepared) setsDefault() bool {
+	return p.stmt != nil && p.stmt.Kind == statement.Session && p.stmt.Has(statement.ShowsReadOnly) && !p.stmt.Has(statement.Show)
 }
 
 // sets reports whether an Execute may change the block's access mode.
@@ -264,7 +271,7 @@ func (m *meta) special() bool {
 	case statement.Local:
 		return m.def.stmt.Has(statement.Unguarded)
 	case statement.Read, statement.Session:
-		return m.def.stmt.Has(statement.ShowsReadOnly | statement.ShowsPrepared)
+		return m.def.stmt.Has(statement.ShowsReadOnly)
 	}
 	return false
 }

@@ -13,8 +13,7 @@ import (
 // aboutReadOnly deals with SHOW and SET of what the guard uses.
 func (s *session) aboutReadOnly(ctx context.Context, u *unit, tx byte) error {
 	st := u.stmts[0]
-	verb := strings.ToUpper(st.Text(u.text))
-	if strings.HasPrefix(verb, "SHOW") {
+	if st.Has(statement.Show) {
 		u.show = !s.clientReadOnly
 		if s.clientReadOnly {
 			return s.forward(true)
@@ -24,11 +23,17 @@ func (s *session) aboutReadOnly(ctx context.Context, u *unit, tx byte) error {
 		}
 		return s.runWrapped(ctx, u)
 	}
-	// SET, RESET. PostgreSQL runs it, and settle puts the guard up again.
-	if !strings.HasPrefix(verb, "SET LOCAL") {
-		defer func() { s.clientReadOnly = meansOn(st, verb) }()
-	}
+	defer s.noteDefault(st, st.Text(u.text))
 	return s.forward(true)
+}
+
+// noteDefault notes what SET or RESET makes of the client's own default_transaction_read_only. PostgreSQL runs it, and settle puts the guard up
+// again.
+func (s *session) noteDefault(st *statement.Statement, text string) {
+	text = strings.ToUpper(text)
+	if !st.Has(statement.Show) && (st.Has(statement.AccessMode) || strings.Contains(text, "DEFAULT_TRANSACTION_READ_ONLY")) && !strings.HasPrefix(text, "SET LOCAL") {
+		s.clientReadOnly = meansOn(st, text)
+	}
 }
 
 // meansOn reports whether a SET of default_transaction_read_only turns it on.

@@ -207,7 +207,9 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	case statement.CopyFrom:
 		return s.copyStep(m, end)
 	case statement.Read, statement.Session:
-		if m.def.stmt.Has(statement.ShowsReadOnly) && m.kind() == statement.Read && tx == 'T' {
+		if m.def.setsDefault() {
+			defer s.noteDefault(m.def.stmt, m.def.text)
+		} else if m.def.stmt.Has(statement.ShowsReadOnly) && tx == 'T' && !s.clientReadOnly {
 			s.inject(injShowOff, roleOurs)
 		}
 	}

@@ -117,8 +117,11 @@ func classifyOther(w words, s *Statement) {
 		}
 	case t.Token_CLOSE, t.Token_SHOW, t.Token_RESET, t.Token_DISCARD, t.Token_DEALLOCATE:
 		s.Kind = Session
-		if w.at(0) == t.Token_DEALLOCATE {
+		switch w.at(0) {
+		case t.Token_DEALLOCATE:
 			s.Flags |= Lasting
+		case t.Token_SHOW:
+			s.Flags |= Show
 		}
 	case t.Token_LISTEN, t.Token_NOTIFY, t.Token_UNLISTEN:
 		s.Kind, s.Flags = Session, Temporary

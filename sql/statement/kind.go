@@ -42,6 +42,7 @@ const (
 	Temporary                       // after it, this session's transactions may be such as cannot be prepared
 	ShowsReadOnly                   // names transaction_read_only or default_transaction_read_only
 	ShowsPrepared                   // names pg_prepared_statements
+	Show                            // Session: SHOW
 	Unguarded                       // Local: does not run under default_transaction_read_only
 	OwnSchema                       // Read: takes rows from functions and tables of schema mtm only
 	Concurrently                    // DDL: says CONCURRENTLY, which Hide takes out; only outside of a block

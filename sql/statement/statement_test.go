@@ -81,7 +81,7 @@ func TestKinds(t *testing.T) {
 		{"set default_transaction_read_only = off", Session, ShowsReadOnly},
 		{"set session characteristics as transaction read only", Session, AccessMode | ReadOnly | ShowsReadOnly},
 		{"set transaction read only", Session, AccessMode | ReadOnly},
-		{"show transaction_read_only", Session, ShowsReadOnly},
+		{"show transaction_read_only", Session, ShowsReadOnly | Show},
 		{"select current_setting('transaction_read_only')", Read, ShowsReadOnly},
 		{"select * from pg_prepared_statements", Read, ShowsPrepared},
 		{"listen x", Session, Temporary},

@@ -153,6 +153,37 @@ func accessModes(t *testing.T, c *testcluster.Cluster) {
 		}
 	}
 	execSQL(t, db, "SET default_transaction_read_only = off")
+	for _, way := range []int{0, 2} { // simple, extended
+		run := ways[way]
+		value := func(sql string) string {
+			if way == 0 {
+				res, err := db.PgConn().Exec(t.Context(), sql).ReadAll()
+				require.NoError(t, err)
+				return string(res[len(res)-1].Rows[0][0])
+			}
+			res := db.PgConn().ExecParams(t.Context(), sql, nil, nil, nil, nil).Read()
+			require.NoError(t, res.Err)
+			return string(res.Rows[0][0])
+		}
+		shown := func(want ...string) {
+			t.Helper()
+			for _, sql := range []string{"SHOW %s", "SELECT current_setting('%s')"} {
+				require.Equal(t, want, []string{value(fmt.Sprintf(sql, "default_transaction_read_only")), value(fmt.Sprintf(sql, "transaction_read_only"))}, "way %d", way)
+			}
+		}
+		shown("off", "off")
+		require.NoError(t, run([]string{"BEGIN"}))
+		shown("off", "off")
+		require.NoError(t, run([]string{"ROLLBACK", "BEGIN READ ONLY"}))
+		shown("off", "on")
+		require.NoError(t, run([]string{"ROLLBACK", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"}))
+		shown("on", "on")
+		require.Equal(t, "25006", sqlState(run([]string{"SELECT put(0)"})), "way %d", way)
+		require.NoError(t, run([]string{"SET default_transaction_read_only TO off", "SET transaction_read_only = on"}))
+		shown("off", "off")
+		id++
+		require.NoError(t, run([]string{fmt.Sprintf("SELECT put(%d)", id)}))
+	}
 	execAll(t, db, "CREATE TEMP TABLE notes (a int)", "BEGIN READ ONLY", "INSERT INTO notes VALUES (1)", "COMMIT")
 }
 
