@@ -240,12 +240,12 @@ func (m *meta) kind() statement.Kind {
 
 // unguards reports whether what follows an Execute in one transaction may write, though the client has his transactions READ ONLY.
 func (m meta) unguards() bool {
-	return m.typ == 'E' && m.kind() == statement.Session && m.def.stmt.Unguards() && !m.def.stmt.Has(statement.Show)
+	return m.typ == 'E' && m.def.stmt != nil && m.def.stmt.SetsMode()
 }
 
 // setsDefault reports whether it may change the client's default_transaction_read_only.
 func (p *prepared) setsDefault() bool {
-	return p.stmt != nil && p.stmt.Kind == statement.Session && p.stmt.Has(statement.ShowsReadOnly) && !p.stmt.Has(statement.Show)
+	return p.stmt != nil && p.stmt.SetsMode() && p.stmt.Has(statement.ShowsReadOnly)
 }
 
 // sets reports whether an Execute may change the block's access mode.

@@ -31,7 +31,7 @@ func (s *session) aboutReadOnly(ctx context.Context, u *unit, tx byte) error {
 // again.
 func (s *session) noteDefault(st *statement.Statement, text string) {
 	text = strings.ToUpper(text)
-	if !st.Has(statement.Show) && (st.Has(statement.AccessMode) || strings.Contains(text, "DEFAULT_TRANSACTION_READ_ONLY")) && !strings.HasPrefix(text, "SET LOCAL") {
+	if (st.Has(statement.AccessMode) || strings.Contains(text, "DEFAULT_TRANSACTION_READ_ONLY")) && !strings.HasPrefix(text, "SET LOCAL") {
 		s.clientReadOnly = meansOn(st, text)
 	}
 }

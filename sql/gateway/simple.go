@@ -301,7 +301,7 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 		}
 		if st.Kind == statement.Session {
 			s.setBlock(false)
-			unguards = unguards || st.Unguards() && !st.Has(statement.Show)
+			unguards = unguards || st.SetsMode()
 		}
 		switch st.Kind {
 		case statement.Read, statement.Session:

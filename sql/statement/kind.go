@@ -62,6 +62,9 @@ func (s *Statement) Has(f Flags) bool { return s.Flags&f == f }
 // transaction may write then.
 func (s *Statement) Unguards() bool { return s.Flags&(ShowsReadOnly|AccessMode) != 0 }
 
+// SetsMode reports whether it is a SET or RESET of such a thing, and no SHOW.
+func (s *Statement) SetsMode() bool { return s.Kind == Session && s.Unguards() && !s.Has(Show) }
+
 // EndsBlock reports whether it ends the block that it is in, whether it succeeds or fails, and is no ROLLBACK.
 func (s *Statement) EndsBlock() bool { return s.Kind == Commit || s.Kind == PrepareTx }
 
