@@ -44,7 +44,7 @@ func (c *Capture) flush(ctx context.Context) error {
 				continue
 			}
 		}
-		if err := run(ctx, conn, "SELECT pg_logical_emit_message(true, 'mtm.flush', '')"); err != nil {
+		if err := run(ctx, conn, flushWAL); err != nil {
 			closeConn(conn)
 			conn = nil
 		}

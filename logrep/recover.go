@@ -19,16 +19,19 @@ import (
 // Run; Apply may be called at any time, from any goroutine, and does not block.
 //
 // Several transactions go into one local transaction, together with the position of the last, its number At, in
-// mtm.recovered. So each is applied once, whatever crashes.
+// mtm.recovered. So each is applied once, whatever crashes. PostgreSQL does not wait for the disk as it commits one: another
+// session does, while the next is loaded, and Recovered is told then.
 type Recoverer struct {
 	cfg  Config
 	sink RecoverSink
 	more chan struct{} // the queue is not empty
+	done chan struct{} // something is committed, or much is being loaded
 
-	mu    sync.Mutex
-	queue []recoverJob
-	told  uint64 // what Recovered said last
-	busy  busyGroup
+	mu        sync.Mutex
+	queue     []recoverJob
+	committed int    // of queue: in PostgreSQL, perhaps not on its disk yet
+	told      uint64 // what Recovered said last
+	busy      busyGroup
 }
 
 // RecoverSink receives what became of Recoverer.Apply. Its methods must not block long.
@@ -59,7 +62,7 @@ const (
 
 // NewRecoverer makes a Recoverer; nothing happens before Run.
 func NewRecoverer(cfg Config, sink RecoverSink) *Recoverer {
-	return &Recoverer{cfg: cfg.withDefaults(), sink: sink, more: make(chan struct{}, 1)}
+	return &Recoverer{cfg: cfg.withDefaults(), sink: sink, more: make(chan struct{}, 1), done: make(chan struct{}, 1)}
 }
 
 // Apply commits p as number at, which grows from call to call. What PostgreSQL's own position covers is not applied
@@ -101,7 +104,7 @@ func (r *Recoverer) Run(ctx context.Context) error {
 func (r *Recoverer) wait(ctx context.Context) error {
 	for {
 		r.mu.Lock()
-		n := len(r.queue)
+		n := len(r.queue) - r.committed
 		r.mu.Unlock()
 		if n > 0 {
 			return nil
@@ -114,15 +117,32 @@ func (r *Recoverer) wait(ctx context.Context) error {
 	}
 }
 
-// session works over one connection until it breaks.
+// session works over one connection, and one that flushes, until one of them breaks.
 func (r *Recoverer) session(ctx context.Context) error {
 	s, at, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	defer interruptible(ctx, s.conn)()
+	flusher, err := r.cfg.connect(ctx, appRecover, map[string]string{"synchronous_commit": "on"})
+	if err != nil {
+		return err
+	}
+	defer closeConn(flusher)
 	r.reached(at)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.makeDurable(ctx, flusher) })
+	g.Go(func() error { return r.work(ctx, s) })
+	err = g.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.committed = 0 // what was not on disk yet may be lost
+	return err
+}
+
+// work commits what is in the queue.
+func (r *Recoverer) work(ctx context.Context, s *recoverSession) error {
+	defer interruptible(ctx, s.conn)()
 	failures, limit := 0, groupTxns
 	for {
 		if err := r.wait(ctx); err != nil {
@@ -137,7 +157,10 @@ func (r *Recoverer) session(ctx context.Context) error {
 		r.setBusy(busyGroup{})
 		if err == nil {
 			failures, limit = 0, min(2*limit, groupTxns)
-			r.reached(group[len(group)-1].at)
+			r.mu.Lock()
+			r.committed += len(group)
+			r.mu.Unlock()
+			signal(r.done)
 			continue
 		}
 		tried := 0
@@ -150,6 +173,41 @@ func (r *Recoverer) session(ctx context.Context) error {
 		}
 	}
 }
+
+// makeDurable flushes what work has committed, and while it loads much, what there is: PostgreSQL's session would else write WAL
+// by itself, whenever its buffers are full, and load nothing meanwhile.
+func (r *Recoverer) makeDurable(ctx context.Context, conn *pgconn.PgConn) error {
+	defer interruptible(ctx, conn)()
+	var soon <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.done:
+		case <-soon:
+		}
+		r.mu.Lock()
+		at, loading := uint64(0), r.busy.bytes > flushBytes
+		if r.committed > 0 {
+			at = r.queue[r.committed-1].at
+		}
+		r.mu.Unlock()
+		if at == 0 && !loading {
+			soon = nil
+			continue
+		}
+		if err := run(ctx, conn, flushWAL); err != nil {
+			return err
+		}
+		r.reached(at)
+		soon = time.After(flushEvery)
+	}
+}
+
+const (
+	flushEvery = 20 * time.Millisecond
+	flushBytes = 1 << 20 // of payloads: less fits into PostgreSQL's buffers
+)
 
 // again prepares for another try of group. failures is how often its changes have failed one by one; 0: they were gathered.
 func (r *Recoverer) again(ctx context.Context, s *recoverSession, group []recoverJob, err error, failures int) error {
@@ -190,8 +248,9 @@ func (r *Recoverer) next(limit int) []recoverJob {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n, bytes := 0, int64(0)
-	for n < len(r.queue) && n < limit {
-		job := r.queue[n]
+	queue := r.queue[r.committed:]
+	for n < len(queue) && n < limit {
+		job := queue[n]
 		bytes += job.bytes()
 		if n > 0 && (job.alone() || bytes > groupBytes) {
 			break
@@ -201,30 +260,30 @@ func (r *Recoverer) next(limit int) []recoverJob {
 			break
 		}
 	}
-	group := r.queue[:n:n]
+	group := queue[:n:n]
 	if n > 0 {
-		r.busy = busyGroup{gid: group[0].gid, since: time.Now(), pid: r.busy.pid}
+		r.busy = busyGroup{gid: group[0].gid, since: time.Now(), bytes: bytes, pid: r.busy.pid}
+		signal(r.done)
 	}
 	return group
 }
 
-// reached: PostgreSQL has everything up to at.
+// reached: PostgreSQL has everything up to at, durably.
 func (r *Recoverer) reached(at uint64) {
 	r.mu.Lock()
+	defer r.mu.Unlock() // in the order of at
 	n := 0
 	for n < len(r.queue) && r.queue[n].at <= at {
 		n++
 	}
 	clear(r.queue[:n])
-	r.queue = r.queue[n:]
+	r.queue, r.committed = r.queue[n:], max(0, r.committed-n)
 	if len(r.queue) == 0 {
 		r.queue = nil
 	}
-	news := n > 0 || at > r.told
-	r.told = max(r.told, at)
-	r.mu.Unlock()
-	if news && at > 0 {
-		r.sink.Recovered(at)
+	if (n > 0 || at > r.told) && at > 0 {
+		r.told = max(r.told, at)
+		r.sink.Recovered(r.told)
 	}
 }
 
@@ -248,7 +307,7 @@ func RecoveredPosition(ctx context.Context, cfg Config) (uint64, error) {
 	return position(ctx, conn)
 }
 
-// position reads what is durable. It is a row, and not PostgreSQL's position of a replication origin: since version 16 a transaction that is
+// position reads how far recovery is, and makes that durable. It is a row, and not PostgreSQL's position of a replication origin: since version 16 a transaction that is
 // aborted moves that, too, so that one whose COMMIT fails would be taken for done.
 func position(ctx context.Context, conn *pgconn.PgConn) (uint64, error) {
 	rows, err := query(ctx, conn, "SELECT at::text FROM mtm.recovered")
@@ -262,5 +321,14 @@ func position(ctx context.Context, conn *pgconn.PgConn) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read the position of recovery: %w", err)
 	}
+	if _, err := query(ctx, conn, "SELECT set_config('synchronous_commit', 'on', true), "+emitFlush); err != nil {
+		return 0, fmt.Errorf("flush what was recovered: %w", err)
+	}
 	return at, nil
 }
+
+// flushWAL makes durable what was committed before. A commit waits for the disk if it has written something itself.
+const (
+	flushWAL  = "SELECT " + emitFlush
+	emitFlush = "pg_logical_emit_message(true, 'mtm.flush', '')"
+)

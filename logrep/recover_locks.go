@@ -18,6 +18,7 @@ type busyGroup struct {
 	pid   uint32    // of its backend; 0: none
 	gid   mtm.GID   // the first of the group
 	since time.Time // zero: idle
+	bytes int64     // of its payloads
 }
 
 func (r *Recoverer) setBusy(b busyGroup) {

@@ -21,10 +21,10 @@ const (
 	gatherPauseMax = 4096
 )
 
-// open connects, when no earlier session can commit any more, and reads the position.
+// open connects, when no earlier session can commit any more, and reads the position, which is durable then.
 func (r *Recoverer) open(ctx context.Context) (*recoverSession, uint64, error) {
 	conn, err := r.cfg.connect(ctx, appRecover, map[string]string{
-		"synchronous_commit": "on", "enable_seqscan": "off", "jit": "off", "lc_messages": "C",
+		"synchronous_commit": "off", "enable_seqscan": "off", "jit": "off", "lc_messages": "C",
 	})
 	if err != nil {
 		return nil, 0, err

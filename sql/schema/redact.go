@@ -7,7 +7,7 @@ import (
 )
 
 // passwordKeyword finds password=… and sslpassword=… in a keyword connection string, quoted or not.
-var passwordKeyword = regexp.MustCompile(`(?i)\b(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)*)\s*`)
+var passwordKeyword = regexp.MustCompile(`(?is)\b(?:ssl)?password[\s\v]*=[\s\v]*(?:'(?:[^'\\]|\\.)*'?|(?:[^\s\v\\]|\\.)*)[\s\v]*`)
 
 // RedactConnInfo returns a connection string without its passwords. What cannot be read as a URL is dropped whole.
 func RedactConnInfo(conninfo string) string {

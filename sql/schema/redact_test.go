@@ -17,6 +17,8 @@ func TestRedactConnInfo(t *testing.T) {
 		"postgresql://u@h/d":                     "postgresql://u@h/d",
 		"postgres://u:p%zz@h/d":                  "",
 		"postgres://u:p:p#p@h/d":                 "postgres://u@h/d",
+		"host=a password\v=\vb\vuser=c":          "host=a user=c",
+		"host=a password=b\\\nc user=c":          "host=a user=c",
 		"host=a password='unclosed user=b dbn=c": "host=a",
 	} {
 		require.Equal(t, want, RedactConnInfo(in), in)

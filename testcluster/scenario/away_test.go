@@ -156,10 +156,12 @@ func tpsOf(texts ...string) (sum []float64) {
 }
 
 func awayForVolume(t *testing.T, volume int64) {
-	c := testcluster.Start(t, testcluster.Options{})
+	c := testcluster.Start(t, testcluster.Options{Settings: []string{"shared_buffers=512MB", "max_wal_size=2GB"}})
 	execSQL(t, c.Node(1).Connect(), "CREATE TABLE volume (node int, n bigint, i int, v text, PRIMARY KEY (node, n, i))")
 	c.Node(3).Kill()
-	c.Node(1).WaitFor("a generation without node 3", func(st testcluster.Status) bool { return st.Status == "online" && len(st.GenMembers) == 2 })
+	for node := 1; node <= 2; node++ {
+		c.Node(node).WaitFor("a generation without node 3", func(st testcluster.Status) bool { return st.Status == "online" && len(st.GenMembers) == 2 })
+	}
 	const txn = 2000 << 10 // bytes of values
 	var written atomic.Int64
 	ctx, cancel := context.WithCancel(t.Context())
