@@ -382,9 +382,9 @@ func (s *session) serve(ctx context.Context) error {
 }
 
 // leave lets what runs end, as PostgreSQL would: it notices that a client has gone only when it writes to him. Who said Terminate
-// may still read.
+// may still read. A COPY FROM STDIN that waits for his data would wait for ever.
 func (s *session) leave(ctx context.Context) error {
-	if !s.ext.open && s.waitReady() == nil {
+	if !s.ext.open && s.wait(func() bool { return s.syncs == 0 || s.copyIn }) == nil && !s.copying() {
 		_ = s.settle(ctx)
 	}
 	s.outMu.Lock()
