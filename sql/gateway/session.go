@@ -83,6 +83,7 @@ type session struct {
 	managed        bool   // the database is replicated
 	warned         bool   // of what SERIALIZABLE covers
 	clientReadOnly bool   // the client himself set default_transaction_read_only
+	asHis          bool   // errors of what is injected now are the client's, who would wait for an answer in vain
 	wantsAdmin     bool   // he calls himself mtm_admin
 	admin          bool   // … and is a member of that role: he gets in while the node is not online
 	toBackend      []byte // not sent yet
@@ -333,13 +334,7 @@ func (s *session) settle(ctx context.Context) error {
 		return s.endDoomed(cause)
 	}
 	if guardOff {
-		s.resetStep(false)
-		s.inject(injGuardOn, roleOurs)
-		s.sync(true)
-		if err := s.send(); err != nil {
-			return err
-		}
-		if err := s.waitReady(); err != nil {
+		if err := s.guardAgain(); err != nil {
 			return err
 		}
 	}
