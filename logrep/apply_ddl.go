@@ -102,6 +102,9 @@ func (t *applyTxn) ddl(content []byte) error {
 			return err
 		}
 	}
+	if d.aboutRoles() {
+		run = append([]string{lockRoles}, run...)
+	}
 	for _, sql := range run {
 		t.fe.SendQuery(&pgproto3.Query{String: sql})
 	}
@@ -122,6 +125,30 @@ func (t *applyTxn) ddl(content []byte) error {
 		return first
 	}
 	return t.relationsAgain()
+}
+
+// lockRoles makes transactions about roles meet, in one order on all nodes. PostgreSQL's own locks let GRANT, REVOKE and DROP OWNED pass a DROP ROLE of the
+// role that they name; whoever recovers such transactions one after the other could then find the role gone, and never get on. At its origin each writes to one of
+// these tables, mostly, and so holds a lock that this one waits for. Nobody who reads them, as every login does, waits for either.
+const lockRoles = "LOCK TABLE pg_catalog.pg_authid, pg_catalog.pg_auth_members IN SHARE ROW EXCLUSIVE MODE"
+
+// aboutRoles reports whether the statement names roles without a lock on them.
+func (d *ddlMessage) aboutRoles() bool {
+	words := strings.Fields(strings.ToLower(d.Text))
+	if len(words) < 2 {
+		return false
+	}
+	switch words[0] {
+	case "create", "alter":
+		return words[1] == "role" || words[1] == "user" || words[1] == "group"
+	case "drop":
+		return words[1] == "role" || words[1] == "user" || words[1] == "group" || words[1] == "owned"
+	case "reassign":
+		return true
+	case "grant", "revoke":
+		return !slices.Contains(words, "on") // of membership
+	}
+	return false
 }
 
 // relationsAgain drops the prepared statements, which the DDL may have made wrong, but not what the payload said of
