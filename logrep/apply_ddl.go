@@ -102,9 +102,7 @@ func (t *applyTxn) ddl(content []byte) error {
 			return err
 		}
 	}
-	if d.aboutRoles() {
-		run = append([]string{lockRoles}, run...)
-	}
+	run = append([]string{d.locks()}, run...)
 	for _, sql := range run {
 		t.fe.SendQuery(&pgproto3.Query{String: sql})
 	}
@@ -131,6 +129,45 @@ func (t *applyTxn) ddl(content []byte) error {
 // role that they name; whoever recovers such transactions one after the other could then find the role gone, and never get on. At its origin each writes to one of
 // these tables, mostly, and so holds a lock that this one waits for. Nobody who reads them, as every login does, waits for either.
 const lockRoles = "LOCK TABLE pg_catalog.pg_authid, pg_catalog.pg_auth_members IN SHARE ROW EXCLUSIVE MODE"
+
+// lockOne and lockMany make what GRANT ON ALL TABLES IN SCHEMA and ALTER DEFAULT PRIVILEGES come to the same on all nodes: a transaction that makes an object
+// is before such a one everywhere, or behind it. Where they run, schema mtm's event trigger takes the same locks.
+const (
+	lockOne  = "LOCK TABLE pg_catalog.pg_default_acl IN ROW EXCLUSIVE MODE"
+	lockMany = "LOCK TABLE pg_catalog.pg_default_acl IN SHARE ROW EXCLUSIVE MODE"
+)
+
+// locks is what must be locked before the statement runs, so that it is in the same order with others on all nodes.
+func (d *ddlMessage) locks() string {
+	sql := lockOne
+	if d.aboutMany() {
+		sql = lockMany
+	}
+	if d.aboutRoles() {
+		sql += "; " + lockRoles
+	}
+	return sql
+}
+
+// aboutMany reports whether what the statement does depends on which objects there are.
+func (d *ddlMessage) aboutMany() bool {
+	words := strings.Fields(strings.ToLower(d.Text))
+	if len(words) < 2 {
+		return false
+	}
+	switch words[0] {
+	case "alter":
+		return words[1] == "default"
+	case "drop":
+		return words[1] == "owned"
+	case "reassign":
+		return true
+	case "grant", "revoke":
+		all := slices.Index(words, "all")
+		return all > 0 && slices.Contains(words[all:], "schema")
+	}
+	return false
+}
 
 // aboutRoles reports whether the statement names roles without a lock on them.
 func (d *ddlMessage) aboutRoles() bool {
