@@ -102,6 +102,7 @@ func (t *applyTxn) ddl(content []byte) error {
 			return err
 		}
 	}
+	run = append([]string{d.locks()}, run...)
 	for _, sql := range run {
 		t.fe.SendQuery(&pgproto3.Query{String: sql})
 	}
@@ -122,6 +123,69 @@ func (t *applyTxn) ddl(content []byte) error {
 		return first
 	}
 	return t.relationsAgain()
+}
+
+// lockRoles makes transactions about roles meet, in one order on all nodes. PostgreSQL's own locks let GRANT, REVOKE and DROP OWNED pass a DROP ROLE of the
+// role that they name; whoever recovers such transactions one after the other could then find the role gone, and never get on. At its origin each writes to one of
+// these tables, mostly, and so holds a lock that this one waits for. Nobody who reads them, as every login does, waits for either.
+const lockRoles = "LOCK TABLE pg_catalog.pg_authid, pg_catalog.pg_auth_members IN SHARE ROW EXCLUSIVE MODE"
+
+// lockOne and lockMany make what GRANT ON ALL TABLES IN SCHEMA and ALTER DEFAULT PRIVILEGES come to the same on all nodes: a transaction that makes an object
+// is before such a one everywhere, or behind it. Where they run, schema mtm's event trigger takes the same locks.
+const (
+	lockOne  = "LOCK TABLE pg_catalog.pg_default_acl IN ROW EXCLUSIVE MODE"
+	lockMany = "LOCK TABLE pg_catalog.pg_default_acl IN SHARE ROW EXCLUSIVE MODE"
+)
+
+// locks is what must be locked before the statement runs, so that it is in the same order with others on all nodes.
+func (d *ddlMessage) locks() string {
+	sql := lockOne
+	if d.aboutMany() {
+		sql = lockMany
+	}
+	if d.aboutRoles() {
+		sql += "; " + lockRoles
+	}
+	return sql
+}
+
+// aboutMany reports whether what the statement does depends on which objects there are.
+func (d *ddlMessage) aboutMany() bool {
+	words := strings.Fields(strings.ToLower(d.Text))
+	if len(words) < 2 {
+		return false
+	}
+	switch words[0] {
+	case "alter":
+		return words[1] == "default"
+	case "drop":
+		return words[1] == "owned"
+	case "reassign":
+		return true
+	case "grant", "revoke":
+		all := slices.Index(words, "all")
+		return all > 0 && slices.Contains(words[all:], "schema")
+	}
+	return false
+}
+
+// aboutRoles reports whether the statement names roles without a lock on them.
+func (d *ddlMessage) aboutRoles() bool {
+	words := strings.Fields(strings.ToLower(d.Text))
+	if len(words) < 2 {
+		return false
+	}
+	switch words[0] {
+	case "create", "alter":
+		return words[1] == "role" || words[1] == "user" || words[1] == "group"
+	case "drop":
+		return words[1] == "role" || words[1] == "user" || words[1] == "group" || words[1] == "owned"
+	case "reassign":
+		return true
+	case "grant", "revoke":
+		return !slices.Contains(words, "on") // of membership
+	}
+	return false
 }
 
 // relationsAgain drops the prepared statements, which the DDL may have made wrong, but not what the payload said of

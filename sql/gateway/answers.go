@@ -328,7 +328,7 @@ func (s *session) failed(e expect, msg []byte) {
 	if first {
 		s.step.err, s.step.raw = perr, bytes.Clone(msg)
 	}
-	his := e.role == roleClient || e.his
+	his := e.role == roleClient || e.his && first
 	show := his && (!s.catch || !first)
 	s.cond.Broadcast()
 	s.mu.Unlock()

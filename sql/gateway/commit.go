@@ -380,14 +380,20 @@ func (s *session) characteristics() (text string, failure *mtm.Error, err error)
 
 // chain begins the next block of AND CHAIN.
 func (s *session) chain(characteristics string) error {
-	s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
-	s.sync(true)
-	if err := s.send(); err != nil {
-		return err
+	var st step
+	for range oursTries {
+		s.resetStep(false)
+		s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
+		var err error
+		if st, err = s.carry(); err != nil {
+			return err
+		}
+		if st.err == nil {
+			s.chained(characteristics)
+			return nil
+		}
 	}
-	err := s.waitReady()
-	s.chained(characteristics)
-	return err
+	return st.err
 }
 
 func (s *session) chained(characteristics string) {

@@ -83,6 +83,28 @@ func (s *session) turnGuardOn() error {
 	return s.send()
 }
 
+// guardAgain puts the guard up again that the client took down. Without it nothing of his may run: a read that writes would commit here alone.
+func (s *session) guardAgain() error {
+	var st step
+	for range oursTries {
+		var err error
+		if st, err = s.do(roleOurs, injGuardOn); err != nil || st.err == nil {
+			return err
+		}
+		if s.status() == 'E' { // the SET is undone with his block, and he is told why it failed
+			s.mu.Lock()
+			s.told = st.err
+			s.mu.Unlock()
+			return nil
+		}
+	}
+	return st.err
+}
+
+// oursTries is how often a statement of ours is sent that a cancel request of the client's, or his statement_timeout, can hit, and that
+// must not be missing.
+const oursTries = 10
+
 // guardOption is what is added to a client's startup options: the guard, and a sign for the event triggers of schema mtm.
 const guardOption = "-c default_transaction_read_only=on -c mtm.gateway=on"
 

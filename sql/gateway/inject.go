@@ -181,14 +181,14 @@ func (s *session) inject(which injected, r role, params ...string) {
 		s.have[which] = true
 		s.toBackend = appendClose(s.toBackend, 'S', name) // what an error left in doubt may be there all the same
 		s.toBackend = appendParse(s.toBackend, name, injectedText[which])
-		s.push(expect{op: 'C', role: roleOurs}, expect{op: 'P', role: roleOurs, inj: which})
+		s.push(expect{op: 'C', role: roleOurs, his: s.asHis}, expect{op: 'P', role: roleOurs, inj: which, his: s.asHis})
 	}
 	s.toBackend = appendBind(s.toBackend, portal, name, params...)
 	s.toBackend = appendExecute(s.toBackend, portal)
-	s.push(expect{op: 'B', role: roleOurs}, expect{op: 'E', role: r})
+	s.push(expect{op: 'B', role: roleOurs, his: s.asHis}, expect{op: 'E', role: r, his: s.asHis})
 	if portal != "" {
 		s.toBackend = appendClose(s.toBackend, 'P', portal)
-		s.push(expect{op: 'C', role: roleOurs})
+		s.push(expect{op: 'C', role: roleOurs, his: s.asHis})
 	}
 	s.mu.Unlock()
 }
@@ -205,8 +205,15 @@ func (s *session) injectText(text string, r role) {
 	s.toBackend = appendParse(s.toBackend, name, text)
 	s.toBackend = appendBind(s.toBackend, "", name)
 	s.toBackend = appendExecute(s.toBackend, "")
-	s.push(expect{op: 'P', role: roleOurs, inj: injCount}, expect{op: 'B', role: roleOurs}, expect{op: 'E', role: r})
+	s.push(expect{op: 'P', role: roleOurs, inj: injCount, his: s.asHis}, expect{op: 'B', role: roleOurs, his: s.asHis}, expect{op: 'E', role: r, his: s.asHis})
 	s.mu.Unlock()
+}
+
+// inPipeline injects what stands among messages of the client: should it fail, PostgreSQL skips his, so that error is the answer that he waits for.
+func (s *session) inPipeline(inject func()) {
+	s.asHis = true
+	inject()
+	s.asHis = false
 }
 
 // provoke makes PostgreSQL fail where it stands; the client is told cause. With quiet he is told nothing.

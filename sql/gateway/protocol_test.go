@@ -413,6 +413,40 @@ func TestCopyByExtendedProtocol(t *testing.T) {
 	require.Equal(t, []string{"ParseComplete", "BindComplete", "ErrorResponse 42P01", "ReadyForQuery I"}, r.until("ReadyForQuery"))
 }
 
+// TestClientGoneDuringCopy: with a hang-up or a Terminate in place of the data, nothing of the session is left.
+func TestClientGoneDuringCopy(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	for _, begin := range []string{"", "begin; insert into t values (2, 'x')"} {
+		for _, extended := range []bool{false, true} {
+			for _, terminate := range []bool{false, true} {
+				r := dialRaw(t, h.addr).login()
+				if begin != "" {
+					r.send(&pgproto3.Query{String: begin})
+					r.until("ReadyForQuery")
+				}
+				if extended {
+					r.send(parse("", "copy t from stdin"), bind, execute, sync_)
+				} else {
+					r.send(&pgproto3.Query{String: "copy t from stdin"})
+				}
+				r.until("CopyInResponse")
+				r.send(&pgproto3.CopyData{Data: []byte("1\tx\n")})
+				if terminate {
+					r.send(&pgproto3.Terminate{})
+				}
+				require.NoError(t, r.Close())
+				require.Eventually(t, func() bool { return h.Stats().Sessions == 0 }, 5*time.Second, time.Millisecond,
+					"begin %q, extended %t, terminate %t", begin, extended, terminate)
+			}
+		}
+	}
+	require.Eventually(t, func() bool {
+		return h.direct(t, "select count(*) from pg_stat_activity where query ilike 'copy t from stdin'") == 0
+	}, 5*time.Second, time.Millisecond)
+	require.Equal(t, 0, h.direct(t, "select count(*) from t"))
+}
+
 func TestShutdownTellsEverybody(t *testing.T) {
 	h := start(t)
 	ctx, cancel := context.WithCancel(bg)

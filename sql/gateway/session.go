@@ -83,6 +83,7 @@ type session struct {
 	managed        bool   // the database is replicated
 	warned         bool   // of what SERIALIZABLE covers
 	clientReadOnly bool   // the client himself set default_transaction_read_only
+	asHis          bool   // errors of what is injected now are the client's, who would wait for an answer in vain
 	wantsAdmin     bool   // he calls himself mtm_admin
 	admin          bool   // … and is a member of that role: he gets in while the node is not online
 	toBackend      []byte // not sent yet
@@ -333,13 +334,7 @@ func (s *session) settle(ctx context.Context) error {
 		return s.endDoomed(cause)
 	}
 	if guardOff {
-		s.resetStep(false)
-		s.inject(injGuardOn, roleOurs)
-		s.sync(true)
-		if err := s.send(); err != nil {
-			return err
-		}
-		if err := s.waitReady(); err != nil {
+		if err := s.guardAgain(); err != nil {
 			return err
 		}
 	}
@@ -382,9 +377,9 @@ func (s *session) serve(ctx context.Context) error {
 }
 
 // leave lets what runs end, as PostgreSQL would: it notices that a client has gone only when it writes to him. Who said Terminate
-// may still read.
+// may still read. A COPY FROM STDIN that waits for his data would wait for ever.
 func (s *session) leave(ctx context.Context) error {
-	if !s.ext.open && s.waitReady() == nil {
+	if !s.ext.open && s.wait(func() bool { return s.syncs == 0 || s.copyIn }) == nil && !s.copying() {
 		_ = s.settle(ctx)
 	}
 	s.outMu.Lock()

@@ -266,23 +266,26 @@ func (s *session) noteTemporary(st *statement.Statement) {
 // inBlock runs a statement in the client's own block.
 func (s *session) inBlock(u *unit) error {
 	st := u.stmts[0]
-	if u.show {
-		s.inject(injShowOff, roleOurs)
-	}
-	if st.Kind == statement.DDL {
-		s.injectDDL(st, ddlText(st, u.text))
-	}
+	ddl := st.Kind == statement.DDL
+	s.inPipeline(func() {
+		if u.show {
+			s.inject(injShowOff, roleOurs)
+		}
+		if ddl {
+			s.injectDDL(st, ddlText(st, u.text))
+		}
+	})
 	s.toBackend = append(s.toBackend, s.batch...)
 	s.mu.Lock()
 	s.step = step{}
 	if st.Kind == statement.CopyFrom || st.Kind == statement.Write {
 		s.block.ran = true
 	}
-	s.push(expect{op: 'Q', read: st.Kind == statement.Read})
+	s.push(expect{op: 'Q', quiet: ddl, read: st.Kind == statement.Read})
 	s.mu.Unlock()
-	if st.Kind == statement.DDL {
-		s.injectDDLEnd(st)
-		s.sync(true)
+	if ddl {
+		s.inPipeline(func() { s.injectDDLEnd(st) })
+		s.sync(false)
 	}
 	return s.send()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -803,6 +804,95 @@ func TestWhatCannotBePreparedIsHeldOpen(t *testing.T) {
 	require.Equal(t, 7, held())
 	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
 	require.Equal(t, 8, h.direct(t, "select count(*) from t"))
+}
+
+// TestOurStatementsThatFailAreTold: whatever becomes of what the gateway runs beside a client's statement (a cancel request can hit it), he is told,
+// at once, and nothing is half done. Here it fails because the client deallocated it.
+func TestOurStatementsThatFailAreTold(t *testing.T) {
+	h := start(t)
+	fresh(t, h)
+	failed := "ErrorResponse 26000"
+	query := func(text string) *pgproto3.Query { return &pgproto3.Query{String: text} }
+	insert := parse("", "insert into t values (2, 'x')")
+	create := parse("", "create table never (a int)")
+	cases := map[string]struct {
+		which string
+		begin string
+		send  []pgproto3.FrontendMessage
+		want  []string // what comes, up to the error
+	}{
+		"DDL":                   {"_mtm_begin", "", []pgproto3.FrontendMessage{create, bind, execute, sync_}, nil},
+		"pipeline with DDL":     {"_mtm_begin", "", []pgproto3.FrontendMessage{insert, bind, execute, create, bind, execute, sync_}, nil},
+		"before Sync":           {"_mtm_begin", "", []pgproto3.FrontendMessage{insert, bind, execute, flush}, nil},
+		"COPY":                  {"_mtm_begin", "", []pgproto3.FrontendMessage{parse("", "copy t from stdin"), bind, execute, sync_}, nil},
+		"DDL in a block":        {"_mtm_ddl", "begin", []pgproto3.FrontendMessage{create, bind, execute, sync_}, []string{"ParseComplete", "BindComplete"}},
+		"end of DDL in a block": {"_mtm_ddl_end", "begin", []pgproto3.FrontendMessage{create, bind, execute, sync_}, []string{"ParseComplete", "BindComplete", "CommandComplete CREATE TABLE"}},
+		"DDL as a Query":        {"_mtm_ddl", "begin", []pgproto3.FrontendMessage{query("create table never (a int)")}, nil},
+		"end of DDL as a Query": {"_mtm_ddl_end", "begin", []pgproto3.FrontendMessage{query("create table never (a int)")}, []string{"CommandComplete CREATE TABLE"}},
+		"a Query that fails":    {"_mtm_ddl_end", "begin", []pgproto3.FrontendMessage{query("create table t (a int)")}, nil},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			r := dialRaw(t, h.addr).login()
+			// So that the session has them.
+			for _, sql := range []string{"create table never (a int)", "drop table never", "deallocate " + c.which, c.begin} {
+				r.send(query(sql))
+				r.until("ReadyForQuery")
+			}
+			r.send(c.send...)
+			want := append(slices.Clip(c.want), failed)
+			if name == "a Query that fails" {
+				want = []string{"ErrorResponse 42P07"}
+			}
+			require.Equal(t, want, r.until("ErrorResponse"))
+			if name == "before Sync" {
+				r.send(sync_)
+			}
+			state := "ReadyForQuery I"
+			if c.begin != "" {
+				state = "ReadyForQuery E"
+			}
+			require.Equal(t, []string{state}, r.until("ReadyForQuery"))
+			r.send(query("rollback"))
+			r.until("ReadyForQuery")
+			r.send(query("insert into t values (1, 'x')"), query("delete from t"))
+			require.Equal(t, "CommandComplete INSERT 0 1", r.until("ReadyForQuery")[0])
+			require.Equal(t, "CommandComplete DELETE 1", r.until("ReadyForQuery")[0])
+			require.Equal(t, 0, h.direct(t, "select count(*) from pg_class where relname = 'never'"))
+		})
+	}
+	t.Run("the guard", func(t *testing.T) {
+		fresh(t, h)
+		r := dialRaw(t, h.addr).login()
+		plain := h.Stats().Prepared
+		for range 2 {
+			r.send(query("set default_transaction_read_only = off"))
+			r.until("ReadyForQuery")
+			r.send(query("deallocate _mtm_guard_on"))
+			r.until("ReadyForQuery")
+		}
+		r.send(query("set default_transaction_read_only = off"))
+		r.until("ReadyForQuery")
+		r.send(query("select writes()"))
+		r.until("ReadyForQuery")
+		require.Equal(t, 1, h.direct(t, "select count(*) from t"))
+		require.Equal(t, plain+1, h.Stats().Prepared, "it was committed on this node only")
+	})
+	t.Run("the rollback of ours", func(t *testing.T) {
+		fresh(t, h)
+		r := dialRaw(t, h.addr).login()
+		duplicate := query("insert into t values (1, 'x'), (1, 'x')")
+		for range 2 {
+			r.send(duplicate)
+			require.Equal(t, []string{"ErrorResponse 23505", "ReadyForQuery I"}, r.until("ReadyForQuery"))
+			r.send(query("deallocate _mtm_rollback"))
+			r.until("ReadyForQuery")
+		}
+		r.send(duplicate)
+		require.Equal(t, []string{"ErrorResponse 23505", "ReadyForQuery I"}, r.until("ReadyForQuery"))
+		r.send(query("insert into t values (1, 'x')"))
+		require.Equal(t, []string{"CommandComplete INSERT 0 1", "ReadyForQuery I"}, r.until("ReadyForQuery"))
+	})
 }
 
 // What fails of what the gateway runs beside a client's statement, he is told. Here schema mtm is not installed.

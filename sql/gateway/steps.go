@@ -27,7 +27,7 @@ func (s *session) steps(ctx context.Context, end byte) error {
 			break
 		}
 		if s.ext.cur == 'I' && !s.ext.wrapped && needsBlock(metas[i:], end) && (!s.clientReadOnly || slices.ContainsFunc(metas[i:], meta.unguards)) {
-			s.inject(injBegin, roleOurs)
+			s.inPipeline(func() { s.inject(injBegin, roleOurs) })
 			s.ext.wrapped = true
 		}
 		if end, err = s.step1(ctx, &metas[i], i == len(metas)-1, end); err != nil {
@@ -126,7 +126,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	}
 	if e := s.untold(m.def.stmt); e != nil {
 		if m.def.stmt != nil && m.def.stmt.EndsBlock() {
-			s.inject(injRollback, roleOurs)
+			s.inPipeline(func() { s.inject(injRollback, roleOurs) })
 		}
 		s.provoke(e, false)
 		s.ext.failed = true
@@ -194,9 +194,9 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		}
 	case statement.DDL:
 		if tx == 'T' {
-			s.injectDDL(m.def.stmt, m.def.text)
+			s.inPipeline(func() { s.injectDDL(m.def.stmt, m.def.text) })
 			s.appendMeta(*m, false)
-			s.injectDDLEnd(m.def.stmt)
+			s.inPipeline(func() { s.injectDDLEnd(m.def.stmt) })
 			s.ext.ran = true
 			return end, nil
 		}
@@ -210,7 +210,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		if m.def.setsDefault() {
 			defer s.noteDefault(m.def.stmt, m.def.text)
 		} else if m.def.stmt.Has(statement.ShowsReadOnly) && tx == 'T' && !s.clientReadOnly {
-			s.inject(injShowOff, roleOurs)
+			s.inPipeline(func() { s.inject(injShowOff, roleOurs) })
 		}
 	}
 	s.appendMeta(*m, false)
@@ -325,7 +325,7 @@ func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) e
 
 // failCommit answers the Execute of a COMMIT that fails: that ends the block.
 func (s *session) failCommit(e *mtm.Error) {
-	s.inject(injRollback, roleOurs)
+	s.inPipeline(func() { s.inject(injRollback, roleOurs) })
 	s.provoke(e, false)
 	s.ext.cur, s.ext.wrapped, s.ext.failed = 'I', false, true
 }
@@ -340,8 +340,10 @@ func (s *session) outside(m *meta, tx byte) byte {
 
 // chainStep is the Execute of COMMIT or ROLLBACK AND CHAIN in a failed block.
 func (s *session) chainStep(characteristics string) error {
-	s.inject(injRollback, roleOurs)
-	s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
+	s.inPipeline(func() {
+		s.inject(injRollback, roleOurs)
+		s.injectText("BEGIN"+characteristics+" READ WRITE", roleOurs)
+	})
 	s.ext.cur = 'T'
 	if err := s.drain(); err != nil || s.ext.failed {
 		return err

@@ -190,7 +190,7 @@ func (s *session) userStep(ctx context.Context, m *meta) error {
 	if st.Kind == statement.PrepareTx {
 		var open bool
 		if open, failure, err = s.staysOpen(); err == nil && failure == nil && open {
-			s.inject(injForbid, roleOurs)
+			s.inPipeline(func() { s.inject(injForbid, roleOurs) })
 			s.appendMeta(*m, false)
 			s.ext.cur, s.ext.wrapped = 'I', false
 			return s.drain()
@@ -198,7 +198,7 @@ func (s *session) userStep(ctx context.Context, m *meta) error {
 		switch {
 		case err != nil:
 		case failure != nil:
-			s.inject(injRollback, roleOurs)
+			s.inPipeline(func() { s.inject(injRollback, roleOurs) })
 		default:
 			failure, err = s.prepareUser(ctx, st.GID)
 		}

@@ -226,16 +226,16 @@ func (u *unit) once() bool {
 
 // rollback ends the block on PostgreSQL's side, if there still is one. The client is not told.
 func (s *session) rollback() error {
-	if s.status() == 'I' {
-		return nil
+	for tries := 0; s.status() != 'I'; tries++ {
+		st, err := s.do(roleOurs, injRollback)
+		if err != nil {
+			return err
+		}
+		if tries == oursTries && st.err != nil {
+			return st.err
+		}
 	}
-	s.resetStep(false)
-	s.inject(injRollback, roleOurs)
-	s.sync(true)
-	if err := s.send(); err != nil {
-		return err
-	}
-	return s.waitReady()
+	return nil
 }
 
 // errSlow is for the client of a statement that held a permit for too long and cannot be run again, because he has part

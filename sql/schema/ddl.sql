@@ -200,6 +200,16 @@ DECLARE
     sent text;
     n bigint;
 BEGIN
+    -- What comes to many objects, or to all that come after, and what makes objects, must be in one order on all nodes. Both lock this, as
+    -- who applies them does (logrep). Nobody who reads it waits.
+    IF current_setting('mtm.gateway', true) = 'on' THEN
+        GET DIAGNOSTICS stack = PG_CONTEXT; -- has the statement, if it is in a function
+        IF tg_tag IN ('ALTER DEFAULT PRIVILEGES', 'DROP OWNED') OR tg_tag IN ('GRANT', 'REVOKE') AND current_query() || stack ~* '\mall\M.*\min\s+schema\M' THEN
+            LOCK TABLE pg_default_acl IN SHARE ROW EXCLUSIVE MODE;
+        ELSE
+            LOCK TABLE pg_default_acl IN ROW EXCLUSIVE MODE;
+        END IF;
+    END IF;
     IF current_setting('mtm.ddl_open', true) <> '' THEN -- told, or part of what was
         n := nullif(current_setting('mtm.ddl_depth', true), '');
         PERFORM set_config('mtm.ddl_depth', (n + 1)::text, true);

@@ -33,6 +33,7 @@ func TestOneCluster(t *testing.T) {
 		{"numbers drawn in blocks come once", blockSequences},
 		{"local tables", localTables},
 		{"roles that DO makes and changes", rolesInDo},
+		{"rights on all tables", rightsOfMany},
 		{"outcomes are asked", outcomesAreAsked},
 		{"scripts print what stock PostgreSQL prints", scripts},
 		{"dumped and restored", dumpAndRestore},
@@ -293,6 +294,32 @@ func rolesInDo(t *testing.T, c *testcluster.Cluster) {
 	for _, n := range c.Nodes() {
 		require.Zero(t, one[int](t, n.Connect(), "SELECT count(*) FROM mtm.noted_roles"))
 	}
+}
+
+// rightsOfMany: what comes to all tables, or to all that are made later, comes to the same ones on all nodes.
+func rightsOfMany(t *testing.T, c *testcluster.Cluster) {
+	execSQL(t, c.Node(1).Connect(), "CREATE ROLE sweeper; CREATE SCHEMA swept")
+	const rights = "SELECT coalesce(string_agg(relname || coalesce(relacl::text, ''), ',' ORDER BY relname), '') FROM pg_class WHERE relnamespace = 'swept'::regnamespace AND relkind = 'r'"
+	for i, many := range []string{
+		"ALTER DEFAULT PRIVILEGES IN SCHEMA swept GRANT SELECT ON TABLES TO sweeper",
+		"ALTER DEFAULT PRIVILEGES IN SCHEMA swept REVOKE SELECT ON TABLES FROM sweeper",
+		"GRANT INSERT ON ALL TABLES IN SCHEMA swept TO sweeper",
+		"DO $$ BEGIN EXECUTE 'REVOKE ALL ON ALL TABLES IN SCHEMA swept FROM sweeper'; END $$",
+	} {
+		create := fmt.Sprintf("CREATE TABLE swept.t%d (id int PRIMARY KEY)", i)
+		for j, order := range [][2]string{{create, many}, {many, strings.Replace(create, ".t", ".u", 1)}} {
+			slow, quick := c.Node(2).Connect(), c.Node(1).Connect()
+			execAll(t, slow, "BEGIN", order[0])
+			execSQL(t, quick, order[1])
+			state := stateOf(t, slow, "COMMIT")
+			require.Contains(t, []string{"", "40001"}, state, "%d, %s", j, many)
+			want := one[string](t, quick, rights)
+			for _, n := range c.Nodes() {
+				require.Equal(t, want, one[string](t, n.Connect(), rights), "node %d, %s", n.ID, order)
+			}
+		}
+	}
+	execSQL(t, c.Node(3).Connect(), "DROP SCHEMA swept CASCADE; DROP OWNED BY sweeper; DROP ROLE sweeper")
 }
 
 // monotonicSequences: each commit's number is greater than all that were committed before, on whatever node.

@@ -30,6 +30,7 @@ func TestWhatUsersPrepare(t *testing.T) {
 		{"of two orders one is carried out", heldRace},
 		{"a client cannot forge an order", heldForged},
 		{"locks that do not travel stop nobody", heldLocks},
+		{"of statements about roles one is first, on every node", heldRoles},
 		{"it outlives its session and its node", heldOutlivesNode},
 		{"a node that was away has it prepared", heldRecovered},
 		{"drivers for transaction managers: psycopg tpc, JDBC XA", driversPrepare},
@@ -171,6 +172,30 @@ func heldLocks(t *testing.T, c *testcluster.Cluster) {
 	execSQL(t, db, "UPDATE held SET v = 'new' WHERE id = 111")
 	execSQL(t, db, "COMMIT PREPARED 'locks'")
 	execSQL(t, db, "UPDATE held SET v = 'new' WHERE id = 110")
+}
+
+// heldRoles: PostgreSQL lets REVOKE or DROP OWNED pass a DROP ROLE of the role that they name. A node that recovered them in the other order would
+// not find the role, for ever.
+func heldRoles(t *testing.T, c *testcluster.Cluster) {
+	execSQL(t, c.Node(1).Connect(), "CREATE ROLE held_group; CREATE ROLE held_member; CREATE ROLE held_reader; GRANT SELECT ON held TO held_reader")
+	for _, sql := range []string{"REVOKE held_group FROM held_member", "DROP OWNED BY held_member", "GRANT held_group TO held_member"} {
+		prepareAs(t, c.Node(1), "roles", sql)
+		for _, n := range c.Nodes() {
+			db := n.Connect()
+			execSQL(t, db, "SET lock_timeout = '200ms'")
+			want := "55P03" // its lock is here
+			if n.ID == 1 {
+				want = "40001" // and there
+			}
+			require.Equal(t, want, stateOf(t, db, "DROP ROLE held_member"), "node %d, %s", n.ID, sql)
+		}
+		execSQL(t, c.Node(1).Connect(), "GRANT UPDATE ON held TO held_reader") // names no role without a lock on it
+		execSQL(t, c.Node(2).Connect(), "COMMIT PREPARED 'roles'")
+	}
+	execSQL(t, c.Node(3).Connect(), "DROP OWNED BY held_reader; DROP ROLE held_member, held_group, held_reader")
+	for _, n := range c.Nodes() {
+		require.Zero(t, one[int](t, n.Connect(), "SELECT count(*) FROM pg_auth_members WHERE member >= 16384"))
+	}
 }
 
 func heldOutlivesNode(t *testing.T, c *testcluster.Cluster) {

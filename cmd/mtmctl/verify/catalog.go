@@ -81,11 +81,14 @@ func (v *verifier) readDefinitionsOnce(ctx context.Context, i int, exact bool) (
 	for name := range local {
 		all["local table\x00"+name] = reading{version: "=", text: orExists("")}
 	}
-	var kind, name, text string
-	_, err = pgx.ForEachRow(rows, []any{&kind, &name, &text}, func() error {
-		key := kind + "\x00" + name
+	var kind, name string
+	var definition *string // NULL: of what is dropped just now
+	_, err = pgx.ForEachRow(rows, []any{&kind, &name, &definition}, func() error {
+		key, text := kind+"\x00"+name, ""
 		// Two objects of one name (rules, operators, …) count as one that has both definitions.
-		text = strings.TrimSpace(text)
+		if definition != nil {
+			text = strings.TrimSpace(*definition)
+		}
 		if other, found := all[key]; found {
 			both := []string{other.text, text}
 			slices.Sort(both)
