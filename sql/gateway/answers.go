@@ -263,7 +263,9 @@ func (s *session) noteTag(e expect, tag string) {
 		s.block.ran = true
 		s.block.wrote = s.block.wrote || !strings.HasSuffix(count, " 0") && count != "0"
 	case "SET", "SHOW", "BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "DECLARE", "CLOSE", "":
-	case "RESET", "PREPARE", "DEALLOCATE", "DISCARD", "LISTEN", "UNLISTEN", "NOTIFY":
+	case "RESET":
+		s.block.forgot = true
+	case "PREPARE", "DEALLOCATE", "DISCARD", "LISTEN", "UNLISTEN", "NOTIFY":
 		if tag == "DISCARD ALL" || tag == "DEALLOCATE ALL" {
 			s.forgetStatements()
 		}

@@ -66,6 +66,7 @@ type block struct {
 	ddl       bool   // the other nodes must run a DDL statement
 	temporary bool   // PostgreSQL cannot prepare it, as far as can be told
 	native    bool   // PostgreSQL itself began it, by ROLLBACK AND CHAIN
+	forgot    bool   // RESET ALL may have undone what says that it ran DDL in a function
 	chain     string // the characteristics with which we began it, for AND CHAIN
 }
 
@@ -318,9 +319,6 @@ func (s *session) settle(ctx context.Context) error {
 	s.slow, s.canceled, s.preparing = false, false, false
 	cause := s.cause
 	s.cause = nil
-	if guardOff {
-		s.guardOff = false
-	}
 	s.mu.Unlock()
 	if repeat {
 		s.srv.count.repeated.Add(1)
@@ -333,13 +331,7 @@ func (s *session) settle(ctx context.Context) error {
 		return s.endDoomed(cause)
 	}
 	if guardOff {
-		s.resetStep(false)
-		s.inject(injGuardOn, roleOurs)
-		s.sync(true)
-		if err := s.send(); err != nil {
-			return err
-		}
-		if err := s.waitReady(); err != nil {
+		if err := s.guardUp(); err != nil {
 			return err
 		}
 	}
