@@ -27,6 +27,7 @@ func TestOneCluster(t *testing.T) {
 	}{
 		{"what one node commits the others read at once", committedIsRead},
 		{"blocks that change their access mode", accessModes},
+		{"nothing commits on its node alone", nothingAlone},
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
 		{"a monotonic sequence goes past what other nodes have given", monotonicSequences},
