@@ -26,7 +26,7 @@ var alones = []struct{ before, script string }{
 	{"", "SET default_transaction_read_only = off; COMMIT; SELECT lone(#)"},
 	{"", "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE; COMMIT; SELECT lone(#)"},
 	{"", "SELECT unguard(); COMMIT; SELECT lone(#)"},
-	{"", "SELECT unguard() FROM forget(); SELECT 1; SELECT lone(#)"},
+	{"SELECT unguard()", "SELECT unguard() FROM forget(); SELECT 1; SELECT lone(#)"},
 	{"", "INSERT INTO alone VALUES (#); ALTER DATABASE postgres SET vacuum_cost_page_hit = 1"},
 	{"", "ALTER DATABASE postgres SET vacuum_cost_page_hit = 1; INSERT INTO alone VALUES (#)"},
 	{"", `SET U&"transaction\005fread_only" = off; SELECT lone(#)`},
