@@ -150,6 +150,7 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 	if st.Kind == statement.Session {
 		s.setBlock(false)
 	}
+	defer s.noteDefaults([]*statement.Statement{st}, text)
 	s.hold(true)
 	s.resetStep(false)
 	if st.Has(statement.ShowsReadOnly) && st.Kind != statement.Begin && !s.clientReadOnly {

@@ -28,6 +28,7 @@ type meta struct {
 	name   string    // P, C: of the statement; B, E: of the portal
 	source string    // B: of the statement
 	def    *prepared // P: what it defines; B, E: what it runs
+	was    *prepared // B: what its portal ran before
 	portal bool      // C: closes a portal
 	silent bool      // the answer is not for the client
 	simple bool      // D: of a Query that runs as a prepared statement; the client is not told NoData
@@ -190,6 +191,9 @@ func (s *session) resolve() {
 			if def == nil {
 				def = &prepared{}
 			}
+			if m.def == nil {
+				m.was = s.portals[m.name]
+			}
 			s.portals[m.name], m.def = def, def
 		case 'E':
 			m.def = s.portals[m.name]
@@ -232,6 +236,8 @@ func (s *session) appendMeta(m meta, again bool) {
 	switch m.typ {
 	case 'P':
 		e.parse = m.def
+	case 'B':
+		e.parse = m.was
 	case 'C':
 		e.read = !m.portal
 	case 'D':

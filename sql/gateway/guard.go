@@ -38,6 +38,15 @@ func (s *session) noteDefault(st *statement.Statement, text string) {
 	}
 }
 
+// noteDefaults is noteDefault for a Query of several statements, when they have run.
+func (s *session) noteDefaults(stmts []*statement.Statement, text string) {
+	for _, st := range stmts {
+		if st.SetsMode() && st.Has(statement.ShowsReadOnly) {
+			s.noteDefault(st, st.Text(text))
+		}
+	}
+}
+
 // meansOn reports whether a SET of default_transaction_read_only turns it on.
 func meansOn(st *statement.Statement, text string) bool {
 	if st.Has(statement.AccessMode) {

@@ -34,8 +34,8 @@ type expect struct {
 	quiet   bool       // op Q, S, F: the ReadyForQuery is not for the client; op D: nor is NoData
 	read    bool       // op E, Q: it writes nothing by its looks, whatever its tag says
 	shift   int        // op Q: characters of the client's string before this part of it
-	parse   *prepared  // op P: what it defines
-	name    string     // op P, C: of the statement
+	parse   *prepared  // op P: what it defines; op B: what its portal ran before
+	name    string     // op P, C: of the statement; op B: of the portal
 	err     *mtm.Error // what the client is told instead of the error that comes
 	his     bool       // roleOurs, but an error of it is the client's
 	skipped bool       // op S: the client waits for it, since his Query was skipped

@@ -325,6 +325,7 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 		s.noteTemporary(st)
 	}
 	u := &unit{stmts: stmts, text: text}
+	defer s.noteDefaults(stmts, text)
 	switch {
 	case tx != 'I':
 		s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"mtm/testcluster"
@@ -124,6 +125,28 @@ func nothingAlone(t *testing.T, c *testcluster.Cluster) {
 		"CREATE SUBSCRIPTION lone CONNECTION 'dbname=none' PUBLICATION none WITH (connect = false, slot_name = NONE)", "DROP EVENT TRIGGER lone_event", "DROP SUBSCRIPTION lone")
 	require.Equal(t, 1, one[int](t, db, "SELECT count(*)::int FROM alone WHERE id = 0"))
 	same("an event trigger")
+
+	// A portal that another Bind did not replace.
+	frontend := db.PgConn().Frontend()
+	sync := func(msgs ...pgproto3.FrontendMessage) {
+		for _, m := range append(msgs, &pgproto3.Sync{}) {
+			frontend.Send(m)
+		}
+		require.NoError(t, frontend.Flush())
+		for done := false; !done; {
+			m, err := frontend.Receive()
+			require.NoError(t, err)
+			_, done = m.(*pgproto3.ReadyForQuery)
+		}
+	}
+	execAll(t, db, "BEGIN", "INSERT INTO alone VALUES (-2)")
+	sync(&pgproto3.Parse{Name: "lone_c", Query: "COMMIT"}, &pgproto3.Bind{DestinationPortal: "lone_p", PreparedStatement: "lone_c"})
+	sync(&pgproto3.Parse{Query: "SAVEPOINT a"}, &pgproto3.Bind{}, &pgproto3.Execute{})
+	sync(&pgproto3.Parse{Name: "lone_s", Query: "SELECT 1"}, &pgproto3.Bind{DestinationPortal: "lone_p", PreparedStatement: "lone_s"})
+	sync(&pgproto3.Parse{Query: "ROLLBACK TO a"}, &pgproto3.Bind{}, &pgproto3.Execute{})
+	sync(&pgproto3.Execute{Portal: "lone_p"})
+	require.Equal(t, 1, one[int](t, c.Node(1).Connect(), "SELECT count(*)::int FROM alone WHERE id = -2"))
+	same("a portal")
 
 	db, err := c.Node(1).ConnectErr(t.Context())
 	require.NoError(t, err)
