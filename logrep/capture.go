@@ -41,6 +41,7 @@ type Capture struct {
 	slot      string                   // the one to read, see Renew
 	from      mtm.LSN                  // where a new one begins; 0: it is not new
 	quiet     time.Time                // no incident is told before
+	began     time.Time                // this life
 	muted     int                      // how many were not
 
 	user map[mtm.GID]*capturedTxn // what users prepared and is not announced yet; only the reader touches it
@@ -64,7 +65,7 @@ const (
 func NewCapture(cfg Config, sink CaptureSink) *Capture {
 	cfg = cfg.withDefaults()
 	return &Capture{
-		cfg: cfg, sink: sink, slot: cfg.Slot, renewLag: renewLag, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
+		cfg: cfg, sink: sink, began: time.Now(), slot: cfg.Slot, renewLag: renewLag, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
 		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{}, user: map[mtm.GID]*capturedTxn{},
 	}
 }

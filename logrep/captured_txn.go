@@ -34,6 +34,7 @@ type capturedTxn struct {
 	xid     uint64  // … and its transaction id
 	told    bool    // … and it was delivered
 	late    bool    // … and it changed something all the same
+	claims  bool    // … or so it says: that cannot be verified of an earlier life
 
 	announced []announcement // of what users prepared
 	orders    map[uint32]int // how many it holds of what is to become of such transactions, by sub-transaction

@@ -29,6 +29,7 @@ func (s *captureStream) logical(t *capturedTxn, subxid uint32, m *pgoutput.Logic
 	case prefixDDL, prefixDDLEnd, mtm.OpenPrefix:
 		token, content, _ := strings.Cut(string(m.Content), " ")
 		if s.cfg.Genuine == nil || !s.cfg.Genuine(token) {
+			t.claims = t.claims || m.Prefix == mtm.OpenPrefix
 			return nil
 		}
 		m.Content = []byte(content)

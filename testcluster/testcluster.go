@@ -2,9 +2,11 @@ package testcluster
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,8 +28,9 @@ const callWait = 3 * time.Minute
 
 // Cluster is a running cluster of a test.
 type Cluster struct {
-	t testing.TB
-	c *devcluster.Cluster
+	t       testing.TB
+	c       *devcluster.Cluster
+	excused *[]string
 }
 
 // Node is one of its nodes.
@@ -80,15 +83,19 @@ func Start(t testing.TB, o Options) *Cluster {
 		keepOrRemove(t, dir, true)
 		t.Fatal(err)
 	}
+	cluster := &Cluster{t: t, c: c, excused: new([]string)}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), callWait)
 		defer cancel()
 		if err := c.KillAll(ctx); err != nil {
 			t.Error(err)
 		}
+		for _, line := range cluster.incidents() {
+			t.Errorf("a write went past the cluster: %s", line)
+		}
 		keepOrRemove(t, dir, t.Failed())
 	})
-	return &Cluster{t: t, c: c}
+	return cluster
 }
 
 // keepOrRemove leaves the directory of a failed test for inspection, if that is asked for.
@@ -102,11 +109,30 @@ func keepOrRemove(t testing.TB, dir string, failed bool) {
 	}
 }
 
+// ExcuseIncidents: an incident whose text has this in it is what the test is about. Any other fails the test that started the cluster.
+func (c *Cluster) ExcuseIncidents(about string) { *c.excused = append(*c.excused, about) }
+
+// incidents are those that the nodes logged, of all lives of theirs, but for excused ones: each is what mtm_incidents_total counts.
+func (c *Cluster) incidents() (lines []string) {
+	for _, n := range c.Nodes() {
+		text, err := os.ReadFile(n.Info().MtmdLog)
+		if err != nil {
+			continue // it was never started
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, "incident: a write went past the cluster") && !slices.ContainsFunc(*c.excused, func(about string) bool { return strings.Contains(line, about) }) {
+				lines = append(lines, fmt.Sprintf("node %d: %s", n.ID, strings.TrimSpace(line)))
+			}
+		}
+	}
+	return lines
+}
+
 // Dev is the cluster below, for what has no method here.
 func (c *Cluster) Dev() *devcluster.Cluster { return c.c }
 
 // For is the same cluster for a test within the one that started it: failures are that test's, and sessions end with it.
-func (c *Cluster) For(t testing.TB) *Cluster { return &Cluster{t: t, c: c.c} }
+func (c *Cluster) For(t testing.TB) *Cluster { return &Cluster{t: t, c: c.c, excused: c.excused} }
 
 // Node is node id.
 func (c *Cluster) Node(id int) *Node { return &Node{c: c, ID: id} }

@@ -263,7 +263,9 @@ func (s *session) noteTag(e expect, tag string) {
 		s.block.ran = true
 		s.block.wrote = s.block.wrote || !strings.HasSuffix(count, " 0") && count != "0"
 	case "SET", "SHOW", "BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "DECLARE", "CLOSE", "":
-	case "RESET", "PREPARE", "DEALLOCATE", "DISCARD", "LISTEN", "UNLISTEN", "NOTIFY":
+	case "RESET":
+		s.block.forgot = true
+	case "PREPARE", "DEALLOCATE", "DISCARD", "LISTEN", "UNLISTEN", "NOTIFY":
 		if tag == "DISCARD ALL" || tag == "DEALLOCATE ALL" {
 			s.forgetStatements()
 		}
@@ -321,6 +323,9 @@ func (s *session) failed(e expect, msg []byte) {
 		perr = parseError(msg[5:])
 		perr.Err = rawError(bytes.Clone(msg))
 	}
+	if e.op == 'B' && code == codeDuplicateCursor {
+		s.portals[e.name] = e.parse // it is what it was
+	}
 	if s.guarded != nil && code == mtm.CodeReadOnly {
 		s.guarded.markWrote()
 	}
@@ -342,6 +347,9 @@ func (s *session) failed(e expect, msg []byte) {
 		s.emit(msg)
 	}
 }
+
+// codeDuplicateCursor is what PostgreSQL says of a Bind to a named portal that there is.
+const codeDuplicateCursor = "42P03"
 
 // codeUsedUp is the SQLSTATE of nextval() past the last value: sequence_generator_limit_exceeded.
 const codeUsedUp = "2200H"

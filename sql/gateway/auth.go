@@ -78,6 +78,7 @@ func (s *session) startParameter(msg []byte) {
 		s.emit(msg)
 		return
 	case string(name) == "default_transaction_read_only":
+		s.parameter(msg)
 		value := "off"
 		if s.clientReadOnly || !s.wantsAdmin && s.srv.conf.Commits.Refused() != nil {
 			value = "on" // drivers that look for a node to write on go elsewhere

@@ -234,19 +234,24 @@ func (s *session) watchClient(gid mtm.GID) (stop func()) {
 // finish commits the open block: plainly if it wrote nothing that is replicated, else by PREPARE. The error that the
 // client is to be told comes first; err: the connection has ended.
 func (s *session) finish(ctx context.Context, age uint64) (failure *mtm.Error, err error) {
-	plain, failure, err := s.isPlain()
+	f, failure, err := s.askFate()
 	if err != nil || failure != nil {
 		return failure, err
 	}
-	if plain {
-		s.srv.count.plainCommits.Add(1)
-		st, err := s.do(roleOurs, injCommit)
-		if err != nil {
-			return nil, err
-		}
-		return st.err, s.rollback()
+	if f != fatePrepare {
+		return s.commitPlain()
 	}
 	return s.prepareBlock(ctx, age)
+}
+
+// commitPlain commits the open block on this node alone.
+func (s *session) commitPlain() (failure *mtm.Error, err error) {
+	s.srv.count.plainCommits.Add(1)
+	st, err := s.do(roleOurs, injCommit)
+	if err != nil {
+		return nil, err
+	}
+	return st.err, s.rollback()
 }
 
 // prepareBlock prepares the open block and waits for its fate.
@@ -307,38 +312,71 @@ func (s *session) tooLate() *mtm.Error {
 	return nil
 }
 
-// isPlain reports whether the open block may commit on this node alone. It asks PostgreSQL only when the tags of what
-// ran leave it open.
-func (s *session) isPlain() (plain bool, failure *mtm.Error, err error) {
+// What injLocks says of the open transaction.
+const (
+	wroteNothing = "nothing"
+	wroteTable   = "table"
+	wroteHolds   = "holds"
+	wroteElse    = "else"
+)
+
+// fate is how the open block may commit.
+type fate uint8
+
+const (
+	fatePrepare fate = iota // on all nodes, or none
+	fatePlain               // on this node alone
+	fateHolds               // so too, but its cursors run at COMMIT, so it was made READ ONLY
+)
+
+// fate is that of a block of which injLocks said value; of wroteElse after its deferred triggers have run.
+func (b block) fate(value string) fate {
+	switch {
+	case value == wroteNothing, value == wroteElse && !b.forgot:
+		return fatePlain
+	case value == wroteHolds && !b.forgot:
+		return fateHolds
+	}
+	return fatePrepare
+}
+
+// askFate finds out how the open block may commit. It asks PostgreSQL only when the tags of what ran leave it open.
+func (s *session) askFate() (f fate, failure *mtm.Error, err error) {
 	s.mu.Lock()
 	b, temporary := s.block, s.temporary
 	s.mu.Unlock()
 	switch {
 	case b.ddl:
-		return false, nil, nil
+		return fatePrepare, nil, nil
 	case b.readOnly && !b.wrote:
-		return true, nil, nil
+		return fatePlain, nil, nil
 	case b.wrote && !temporary:
-		return false, nil, nil
+		return fatePrepare, nil, nil
 	}
 	st, err := s.do(roleAsk, injLocks)
+	if err == nil && st.err == nil && (st.value == wroteElse || st.value == wroteHolds) {
+		st, err = s.do(roleAsk, injImmediate, injLocks) // what deferred triggers write comes before the end
+	}
+	if f = b.fate(st.value); err == nil && st.err == nil && f == fateHolds {
+		st, err = s.do(roleOurs, injReadOnly)
+	}
 	if err != nil {
-		return false, nil, err
+		return f, nil, err
 	}
 	if st.err != nil {
-		return false, st.err, s.rollback()
+		return f, st.err, s.rollback()
 	}
-	return st.value == "f", nil, nil
+	return f, nil, nil
 }
 
 // commitQuery deals with a COMMIT that is a simple Query.
 func (s *session) commitQuery(ctx context.Context, st *statement.Statement) error {
 	chain := st.Has(statement.Chain)
-	plain, failure, err := s.isPlain()
+	f, failure, err := s.askFate()
 	if err != nil {
 		return err
 	}
-	if failure == nil && plain {
+	if failure == nil && (f == fatePlain || f == fateHolds && !chain) {
 		s.srv.count.plainCommits.Add(1)
 		s.noteChain(st, 'T')
 		return s.forward(false)
@@ -347,7 +385,9 @@ func (s *session) commitQuery(ctx context.Context, st *statement.Statement) erro
 	if failure == nil && chain {
 		characteristics, failure, err = s.characteristics()
 	}
-	if failure == nil && err == nil {
+	if failure == nil && err == nil && f == fateHolds {
+		failure, err = s.commitPlain()
+	} else if failure == nil && err == nil {
 		failure, err = s.prepareBlock(ctx, uint64(time.Now().UnixMicro()))
 	}
 	if err != nil {

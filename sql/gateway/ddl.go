@@ -140,17 +140,20 @@ func (s *session) piece(ctx context.Context, st *statement.Statement, text strin
 	case st.Kind == statement.Rollback && implicit:
 		s.warnNoBlock()
 		implicit = false
-	case st.Kind == statement.Begin, st.Kind == statement.Commit, st.Kind == statement.Rollback, st.Kind == statement.Savepoint:
-	case tx == 'I' && !s.clientReadOnly:
-		s.inject(injBegin, roleOurs)
+	case st.Kind == statement.Begin: // PostgreSQL warns, but does what it says of modes
+		s.setBlock(false)
+	case st.Kind == statement.Commit, st.Kind == statement.Rollback, st.Kind == statement.Savepoint:
+	case tx == 'I':
+		s.injectBegin()
 		implicit = true
 	}
 	if st.Kind == statement.Session {
 		s.setBlock(false)
 	}
+	defer s.noteDefaults([]*statement.Statement{st}, text)
 	s.hold(true)
 	s.resetStep(false)
-	if st.Has(statement.ShowsReadOnly) && st.Kind != statement.Begin {
+	if st.Has(statement.ShowsReadOnly) && st.Kind != statement.Begin && !s.clientReadOnly {
 		s.inject(injShowOff, roleOurs)
 	}
 	if st.Kind == statement.DDL && tx != 'E' {

@@ -121,15 +121,23 @@ func (s *session) onlyParses() bool {
 
 // endDoomed ends the block of a client who is not running anything. PostgreSQL is given another in its place, in which
 // Parse and Describe still work, as they do for who has not met the conflict yet; what would run there is told of it
-// instead. A block that had failed is given one that has failed.
+// instead, one of the same characteristics, for he may say AND CHAIN. A block that had failed is given one that has failed.
 func (s *session) endDoomed(cause *mtm.Error) error {
 	tx := s.status()
 	if tx == 'I' {
 		return nil
 	}
 	s.resetStep(false)
-	s.inject(injRollback, roleOurs)
-	s.inject(injBegin, roleOurs)
+	s.mu.Lock()
+	was := s.block
+	s.block = block{readOnly: was.readOnly && tx == 'T', native: was.native || tx == 'T', chain: was.chain}
+	s.mu.Unlock()
+	if s.block.native {
+		s.injectText("ROLLBACK AND CHAIN", roleOurs)
+	} else {
+		s.inject(injRollback, roleOurs)
+		s.injectBegin()
+	}
 	if tx == 'E' {
 		s.provoke(cause, true)
 	}

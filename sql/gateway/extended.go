@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
-	"slices"
 
 	"mtm"
 	"mtm/sql/statement"
@@ -15,6 +14,7 @@ type extended struct {
 	wrapped bool   // … in a block that the client does not see
 	failed  bool   // one of those failed: the rest, up to Sync, is to be skipped
 	ran     bool   // something was executed since the last answer was waited for
+	ended   bool   // a block has ended since the last Sync
 	reindex string // a REINDEX CONCURRENTLY that the other nodes run when it is done
 	synced  bool   // the client's Sync is answered for already, but for telling him
 	cur     byte   // state of the transaction behind what was sent
@@ -28,6 +28,7 @@ type meta struct {
 	name   string    // P, C: of the statement; B, E: of the portal
 	source string    // B: of the statement
 	def    *prepared // P: what it defines; B, E: what it runs
+	was    *prepared // B: what its portal ran before
 	portal bool      // C: closes a portal
 	silent bool      // the answer is not for the client
 	simple bool      // D: of a Query that runs as a prepared statement; the client is not told NoData
@@ -123,6 +124,18 @@ func (s *session) describeMessage(m *meta, body []byte) bool {
 func (s *session) describeParse(m *meta, text string, params []byte) {
 	m.def = &prepared{}
 	stmts, ok := s.split(text)
+	if !ok {
+		if bare, control := statement.Control(text); control {
+			if stmts, ok = s.split(bare); bare != "" && ok {
+				text = bare
+				s.replaceParse(m, text, params)
+				params = s.batch[m.off+m.n-len(params) : m.off+m.n]
+			} else {
+				m.def.stmt = &statement.Statement{Kind: statement.Refused, Why: unreadable, Hint: unreadableHint}
+				return
+			}
+		}
+	}
 	if !ok || len(stmts) != 1 { // PostgreSQL refuses several; an empty one does nothing
 		if ok && len(stmts) == 0 {
 			m.def.stmt = &statement.Statement{Kind: statement.Session}
@@ -178,6 +191,9 @@ func (s *session) resolve() {
 			if def == nil {
 				def = &prepared{}
 			}
+			if m.def == nil {
+				m.was = s.portals[m.name]
+			}
 			s.portals[m.name], m.def = def, def
 		case 'E':
 			m.def = s.portals[m.name]
@@ -220,6 +236,8 @@ func (s *session) appendMeta(m meta, again bool) {
 	switch m.typ {
 	case 'P':
 		e.parse = m.def
+	case 'B':
+		e.parse = m.was
 	case 'C':
 		e.read = !m.portal
 	case 'D':
@@ -236,11 +254,6 @@ func (m *meta) kind() statement.Kind {
 		return statement.Unknown
 	}
 	return m.def.stmt.Kind
-}
-
-// unguards reports whether what follows an Execute in one transaction may write, though the client has his transactions READ ONLY.
-func (m meta) unguards() bool {
-	return m.typ == 'E' && m.def.stmt != nil && m.def.stmt.SetsMode()
 }
 
 // setsDefault reports whether it may change the client's default_transaction_read_only.
@@ -286,9 +299,13 @@ func (s *session) syncBatch(ctx context.Context) error {
 	s.resolve()
 	tx := s.status()
 	var ran []*statement.Statement
+	bound := 0
 	plain, special, unguarded := true, false, false
 	for i := range metas {
 		m := &metas[i]
+		if m.typ == 'B' {
+			bound++
+		}
 		if m.typ != 'E' {
 			continue
 		}
@@ -310,16 +327,16 @@ func (s *session) syncBatch(ctx context.Context) error {
 	case tx == 'T' && s.hasUntold():
 		return s.steps(ctx, 'S')
 	case tx == 'E' && !special || len(ran) == 0:
-	case unguarded && tx == 'I':
-		return s.unguardedBatch(metas)
+	case unguarded && tx == 'I' && !s.clientReadOnly && len(ran) == 1 && bound == 1:
+		return s.unguardedBatch(ctx, metas)
 	case special:
 		return s.steps(ctx, 'S')
-	case tx == 'I' && (!s.clientReadOnly || len(ran) > 1 && slices.ContainsFunc(metas, meta.unguards)):
+	case tx == 'I':
 		u := &unit{stmts: ran, metas: metas, ext: true}
 		if plain {
 			return s.guardBatch(ctx, u)
 		}
-		u.fast = len(ran) == 1 && ran[0] != nil && ran[0].Has(statement.PlainDML) && ran[0].Kind == statement.Write
+		u.fast = !s.clientReadOnly && len(ran) == 1 && ran[0] != nil && ran[0].Has(statement.PlainDML) && ran[0].Kind == statement.Write
 		s.ext.metas = nil
 		err := s.runWrapped(ctx, u)
 		s.ext.metas = metas[:0]
@@ -447,10 +464,10 @@ func (s *session) functionCall(ctx context.Context, size int) error {
 			return s.refuse(e)
 		}
 	}
-	wrap := tx == 'I' && !s.clientReadOnly
+	wrap := tx == 'I'
 	if wrap {
 		s.hold(true)
-		s.inject(injBegin, roleOurs)
+		s.injectBegin()
 	}
 	s.resetStep(wrap)
 	s.toBackend = append(s.toBackend, s.batch...)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"mtm/sql/statement"
@@ -36,6 +37,15 @@ func (s *session) noteDefault(st *statement.Statement, text string) {
 	}
 }
 
+// noteDefaults is noteDefault for a Query of several statements, when they have run.
+func (s *session) noteDefaults(stmts []*statement.Statement, text string) {
+	for _, st := range stmts {
+		if st.SetsMode() && st.Has(statement.ShowsReadOnly) {
+			s.noteDefault(st, st.Text(text))
+		}
+	}
+}
+
 // meansOn reports whether a SET of default_transaction_read_only turns it on.
 func meansOn(st *statement.Statement, text string) bool {
 	if st.Has(statement.AccessMode) {
@@ -53,7 +63,12 @@ func meansOn(st *statement.Statement, text string) bool {
 }
 
 // unguarded runs a statement that PostgreSQL refuses in a read-only transaction and also in a block: CREATE DATABASE.
-func (s *session) unguarded() error {
+func (s *session) unguarded(ctx context.Context, u *unit) error {
+	if fires, err := s.fires(u.stmts[0]); err != nil {
+		return err
+	} else if fires {
+		return s.runWrapped(ctx, u)
+	}
 	s.turnGuardOff()
 	s.toBackend = append(s.toBackend, s.batch...)
 	s.mu.Lock()
@@ -62,13 +77,31 @@ func (s *session) unguarded() error {
 	return s.turnGuardOn()
 }
 
-// unguardedBatch is unguarded, for a batch.
-func (s *session) unguardedBatch(metas []meta) error {
+// unguardedBatch is unguarded, for a batch that executes nothing else.
+func (s *session) unguardedBatch(ctx context.Context, metas []meta) error {
+	i := slices.IndexFunc(metas, func(m meta) bool { return m.typ == 'E' })
+	if fires, err := s.fires(metas[i].def.stmt); err != nil {
+		return err
+	} else if fires {
+		s.ext.metas = nil
+		err := s.runWrapped(ctx, &unit{stmts: []*statement.Statement{metas[i].def.stmt}, metas: metas, ext: true})
+		s.ext.metas = metas[:0]
+		return err
+	}
 	s.turnGuardOff()
 	s.appendBatch(metas, false)
 	s.ext.metas = metas[:0]
 	s.sync(false)
 	return s.turnGuardOn()
+}
+
+// fires reports whether somebody's event trigger may fire at st, and write. (At databases and tablespaces none does.)
+func (s *session) fires(st *statement.Statement) (bool, error) {
+	if !st.Has(statement.Fires) {
+		return false, nil
+	}
+	res, err := s.do(roleAsk, injFires)
+	return res.value != "f", err
 }
 
 func (s *session) turnGuardOff() {
@@ -112,13 +145,13 @@ const guardOption = "-c default_transaction_read_only=on -c mtm.gateway=on"
 func startsReadOnly(params [][2]string) bool {
 	on := false
 	for _, p := range params {
-		switch p[0] {
+		switch strings.ToLower(p[0]) {
 		case "default_transaction_read_only":
 			on = meansOnValue(p[1])
 		case "options":
 			for _, word := range strings.Fields(strings.ReplaceAll(p[1], "--", "-c ")) {
 				name, value, _ := strings.Cut(strings.TrimPrefix(word, "-c"), "=")
-				if strings.ReplaceAll(name, "-", "_") == "default_transaction_read_only" {
+				if strings.ToLower(strings.ReplaceAll(name, "-", "_")) == "default_transaction_read_only" {
 					on = meansOnValue(value)
 				}
 			}

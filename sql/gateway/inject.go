@@ -15,6 +15,7 @@ type injected uint8
 
 const (
 	injBegin injected = iota
+	injBeginDefault
 	injCommit
 	injRollback
 	injEmit
@@ -43,6 +44,8 @@ const (
 	injRole
 	injSessionUser
 	injSearchPath
+	injReadOnly
+	injFires
 	injCount
 )
 
@@ -67,24 +70,29 @@ const ddlMessage = `SELECT pg_catalog.set_config('mtm.ddl_scope', '', true), ` +
 	`AND name OPERATOR(pg_catalog.=) ANY (` + ddlSettings + `::pg_catalog.text[])) s), '{}'::pg_catalog.json))::pg_catalog.text)`
 
 var injectedText = [injCount]string{
-	injBegin:    "BEGIN READ WRITE",
-	injCommit:   "COMMIT",
-	injRollback: "ROLLBACK",
+	injBegin:        "BEGIN READ WRITE",
+	injBeginDefault: "BEGIN",
+	injCommit:       "COMMIT",
+	injRollback:     "ROLLBACK",
 	// Without it, a transaction that only locks would never be seen by logical decoding.
 	// Its first column is for warnSerializable.
 	injEmit: "SELECT pg_catalog.current_setting('transaction_isolation'), pg_catalog.pg_logical_emit_message(true, 'mtm', 'wait=' OPERATOR(pg_catalog.||) " +
 		"COALESCE(pg_catalog.current_setting('mtm.wait_peer_commits', true), '') OPERATOR(pg_catalog.||) " +
 		"CASE pg_catalog.current_setting('transaction_isolation') WHEN 'serializable' THEN ' isolation=serializable' ELSE '' END)",
-	// Did the transaction write, and was there DDL in a function, or has it a lock, on a table that is replicated, that only writing takes? (A temporary child of such a table
-	// takes ShareUpdateExclusiveLock, and DML never does.)
-	injLocks: "SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN false ELSE " +
-		"COALESCE(pg_catalog.current_setting('mtm.ddl_nested', true), '') OPERATOR(pg_catalog.=) 'on' OR EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON " +
-		"c.oid OPERATOR(pg_catalog.=) l.relation JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace " +
+	// What the transaction did, as session.fate takes it: nothing that has an id; or it ran DDL in a function, or has a lock, on a table that is replicated, that
+	// only writing takes (a temporary child of such a table takes ShareUpdateExclusiveLock, and DML never does); or it holds cursors past its end;
+	// or something else. Whether a table is replicated is asked of PostgreSQL's caches: the snapshot may be older than the table.
+	injLocks: "SELECT CASE WHEN COALESCE(pg_catalog.current_setting('mtm.ddl_nested', true), '') OPERATOR(pg_catalog.=) 'on' AND pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL " +
+		"OR pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_locks l " +
 		"WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.locktype OPERATOR(pg_catalog.=) 'relation' " +
 		"AND l.mode OPERATOR(pg_catalog.<>) ALL ('{AccessShareLock,RowShareLock,ShareUpdateExclusiveLock}'::pg_catalog.text[]) " +
-		"AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) " +
-		"AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,mtm}'::pg_catalog.name[])) END",
-	injDDL: ddlMessage,
+		"AND pg_catalog.pg_relation_is_publishable(l.relation) AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c " +
+		"JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace WHERE c.oid OPERATOR(pg_catalog.=) l.relation AND n.nspname OPERATOR(pg_catalog.=) 'mtm')) THEN '" + wroteTable + "' " +
+		"WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable AND creation_time OPERATOR(pg_catalog.>=) pg_catalog.transaction_timestamp()) THEN '" + wroteHolds + "' " +
+		"WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN '" + wroteElse + "' ELSE '" + wroteNothing + "' END",
+	injReadOnly: "SET TRANSACTION READ ONLY",
+	injFires:    "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname OPERATOR(pg_catalog.!~) '^[!~]mtm_' AND evtenabled OPERATOR(pg_catalog.<>) 'D')",
+	injDDL:      ddlMessage,
 	// Something may be temporary that the event triggers do not speak of.
 	// If the target is temporary, the event triggers need only say whether anything else is not.
 	injDDLUnlessTemp: strings.Replace(ddlMessage, "'mtm.ddl_scope', ''", "'mtm.ddl_scope', CASE WHEN EXISTS ("+
@@ -152,10 +160,10 @@ func init() {
 }
 
 var injectedName = [injCount]string{
-	"_mtm_begin", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_like", "_mtm_ddl_several", "_mtm_ddl_execute",
+	"_mtm_begin", "_mtm_begin_default", "_mtm_commit", "_mtm_rollback", "_mtm_emit", "_mtm_locks", "_mtm_ddl", "_mtm_ddl_unless_temp", "_mtm_ddl_like", "_mtm_ddl_several", "_mtm_ddl_execute",
 	"_mtm_ddl_end", "_mtm_note_roles", "_mtm_tell_roles", "_mtm_guard_on", "_mtm_guard_off", "_mtm_show_off", "_mtm_no_bodies", "_mtm_characteristics", "_mtm_admin",
 	"_mtm_open", "_mtm_immediate", "_mtm_patient", "_mtm_hold", "_mtm_ping", "_mtm_forbid", "_mtm_channels",
-	"_mtm_role", "_mtm_session_user", "_mtm_search_path",
+	"_mtm_role", "_mtm_session_user", "_mtm_search_path", "_mtm_read_only", "_mtm_fires",
 }
 
 // ownPortal is for what is injected into the middle of a client's transaction, where his unnamed portal may be alive.
@@ -169,7 +177,7 @@ const missing = "_mtm_error"
 func (s *session) inject(which injected, r role, params ...string) {
 	portal := ""
 	switch which {
-	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injNoteRoles, injTellRoles, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels, injRole, injSessionUser, injSearchPath:
+	case injDDL, injDDLUnlessTemp, injDDLLike, injDDLSeveral, injDDLExecute, injDDLEnd, injNoteRoles, injTellRoles, injLocks, injShowOff, injNoBodies, injCharacteristics, injEmit, injOpen, injImmediate, injPatient, injHold, injPing, injForbid, injChannels, injRole, injSessionUser, injSearchPath, injReadOnly, injFires, injBeginDefault:
 		portal = ownPortal
 	}
 	if tokenAt[which] > 0 {
@@ -191,6 +199,15 @@ func (s *session) inject(which injected, r role, params ...string) {
 		s.push(expect{op: 'C', role: roleOurs, his: s.asHis})
 	}
 	s.mu.Unlock()
+}
+
+// injectBegin begins a block of the gateway's, in which the client's statement may do what it may outside of one.
+func (s *session) injectBegin() {
+	which := injBegin
+	if s.clientReadOnly {
+		which = injBeginDefault
+	}
+	s.inject(which, roleOurs)
 }
 
 // injectText runs a text of ours once, without touching the client's unnamed statement if there is one.

@@ -89,6 +89,7 @@ func (s *session) commitOpen(ctx context.Context, age uint64) (failure *mtm.Erro
 	s.resetStep(false)
 	s.inject(injEmit, roleAsk)
 	s.inject(injHold, roleAsk, gid.String())
+	s.inject(injReadOnly, roleOurs) // cursors that outlive it run at COMMIT, when it is too late to write
 	st, err = s.carry()
 	if err != nil {
 		s.reportPrepared(step{err: &mtm.Error{Code: "08006", Msg: "connection to PostgreSQL was lost", Err: err}})

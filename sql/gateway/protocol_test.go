@@ -173,6 +173,7 @@ func TestGarbageIsToldSoAndHarmsNobody(t *testing.T) {
 		"no length":            startup(0),
 		"short":                startup(7, 1, 2, 3),
 		"old protocol":         startup(8, 0, 2, 0, 0),
+		"two databases":        startup(35, append([]byte{0, 3, 0, 0}, "u\x00x\x00database\x00a\x00database\x00b\x00\x00"...)...),
 		"no end":               startup(12, 0, 3, 0, 0, 'u', 's', 'e', 'r'),
 		"cancel of nothing":    startup(16, 4, 210, 22, 46, 0, 0, 0, 1, 0, 0, 0, 1),
 		"unknown message":      login('?', 0, 0, 0, 4),

@@ -34,8 +34,8 @@ type expect struct {
 	quiet   bool       // op Q, S, F: the ReadyForQuery is not for the client; op D: nor is NoData
 	read    bool       // op E, Q: it writes nothing by its looks, whatever its tag says
 	shift   int        // op Q: characters of the client's string before this part of it
-	parse   *prepared  // op P: what it defines
-	name    string     // op P, C: of the statement
+	parse   *prepared  // op P: what it defines; op B: what its portal ran before
+	name    string     // op P, C: of the statement; op B: of the portal
 	err     *mtm.Error // what the client is told instead of the error that comes
 	his     bool       // roleOurs, but an error of it is the client's
 	skipped bool       // op S: the client waits for it, since his Query was skipped
@@ -66,6 +66,7 @@ type block struct {
 	ddl       bool   // the other nodes must run a DDL statement
 	temporary bool   // PostgreSQL cannot prepare it, as far as can be told
 	native    bool   // PostgreSQL itself began it, by ROLLBACK AND CHAIN
+	forgot    bool   // RESET ALL may have undone what says that it ran DDL in a function
 	chain     string // the characteristics with which we began it, for AND CHAIN
 }
 
@@ -319,9 +320,6 @@ func (s *session) settle(ctx context.Context) error {
 	s.slow, s.canceled, s.preparing = false, false, false
 	cause := s.cause
 	s.cause = nil
-	if guardOff {
-		s.guardOff = false
-	}
 	s.mu.Unlock()
 	if repeat {
 		s.srv.count.repeated.Add(1)

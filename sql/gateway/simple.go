@@ -60,6 +60,16 @@ func (s *session) query(ctx context.Context, size int) error {
 	delete(s.stmts, "") // as PostgreSQL does
 	s.mu.Unlock()
 	stmts, ok := s.split(text)
+	if !ok {
+		if bare, control := statement.Control(text); control {
+			if stmts, ok = s.split(bare); bare != "" && ok {
+				text = bare
+				s.batch = appendQuery(s.batch[:0], text)
+			} else if s.status() != 'E' {
+				return s.refuse(errUnreadable())
+			}
+		}
+	}
 	s.hideOurs(stmts, text)
 	switch {
 	case !ok:
@@ -135,7 +145,7 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 	if st.Kind == statement.FinishPrepared || st.Kind == statement.PrepareTx && tx == 'T' {
 		return s.aboutUser(ctx, st)
 	}
-	if tx == 'I' && (s.clientReadOnly && st.Kind != statement.Session || st.Kind == statement.PrepareTx) {
+	if tx == 'I' && st.Kind == statement.PrepareTx {
 		return s.forward(false)
 	}
 	u := &unit{stmts: []*statement.Statement{st}, text: text}
@@ -160,8 +170,8 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 		}
 		return s.forward(true)
 	case statement.Local:
-		if st.Has(statement.Unguarded) && tx == 'I' {
-			return s.unguarded()
+		if st.Has(statement.Unguarded) && tx == 'I' && !s.clientReadOnly {
+			return s.unguarded(ctx, u)
 		}
 		if s.reindexes(st, tx) {
 			return s.reindexQuery(ctx, text)
@@ -172,7 +182,7 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 			s.hidePrepared()
 		}
 		if st.Has(statement.ShowsReadOnly) {
-			u.show = true
+			u.show = !s.clientReadOnly
 		} else if tx == 'T' {
 			return s.forward(true)
 		} else if !st.Wrote() {
@@ -182,7 +192,7 @@ func (s *session) single(ctx context.Context, st *statement.Statement, text stri
 	if tx == 'T' {
 		return s.inBlock(u)
 	}
-	u.fast, u.wrote = st.Has(statement.PlainDML) && st.Kind == statement.Write, st.Kind == statement.Write
+	u.fast, u.wrote = st.Has(statement.PlainDML) && st.Kind == statement.Write && !s.clientReadOnly, st.Kind == statement.Write
 	return s.runWrapped(ctx, u)
 }
 
@@ -222,11 +232,13 @@ func (s *session) repeatWrapped(ctx context.Context, u *unit) error {
 // beginBlock opens a block that may write, unless the client says otherwise.
 func (s *session) beginBlock(st *statement.Statement, text string) error {
 	s.mu.Lock()
-	if s.tx == 'I' {
-		s.block = block{readOnly: st.Has(statement.AccessMode | statement.ReadOnly)}
+	tx := s.tx
+	if tx == 'I' {
+		s.block = block{}
 	}
+	s.block.readOnly = tx == 'I' && st.Has(statement.AccessMode|statement.ReadOnly) // in a block it warns, but does what it says of modes
 	s.mu.Unlock()
-	if st.Has(statement.AccessMode) || s.clientReadOnly {
+	if st.Has(statement.AccessMode) || s.clientReadOnly || tx != 'I' {
 		return s.forward(true)
 	}
 	s.batch = appendQuery(s.batch[:0], writable(st, text))
@@ -297,14 +309,13 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 	if e := s.untold(stmts[0]); e != nil {
 		return s.tellDoom(stmts[0], e)
 	}
-	reads, unguards := true, false
+	reads := true
 	for _, st := range stmts {
 		if e := s.refusal(ctx, st, 'T'); e != nil && tx != 'E' {
 			return s.refuse(e)
 		}
 		if st.Kind == statement.Session {
 			s.setBlock(false)
-			unguards = unguards || st.SetsMode()
 		}
 		switch st.Kind {
 		case statement.Read, statement.Session:
@@ -317,8 +328,9 @@ func (s *session) many(ctx context.Context, stmts []*statement.Statement, text s
 		s.noteTemporary(st)
 	}
 	u := &unit{stmts: stmts, text: text}
+	defer s.noteDefaults(stmts, text)
 	switch {
-	case tx != 'I' || s.clientReadOnly && !unguards:
+	case tx != 'I':
 		s.mu.Lock()
 		s.block.ran = true
 		s.mu.Unlock()
@@ -354,7 +366,7 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 		u.metas = append(u.metas, meta{typ: typ, off: at[i], n: at[i+1] - at[i], silent: typ != 'E' && typ != 'D', simple: true})
 	}
 	u.ext = true
-	if s.status() == 'I' && !s.clientReadOnly {
+	if s.status() == 'I' {
 		return s.runWrapped(ctx, u)
 	}
 	s.resetStep(false)
@@ -367,6 +379,12 @@ func (s *session) unknownQuery(ctx context.Context, text string) error {
 // tried again.
 func (s *session) longQuery(ctx context.Context, size int) error {
 	e := s.untold(nil)
+	if err := s.cr.fill(readBuffer); err != nil {
+		return err
+	}
+	if _, control := statement.Control(string(s.cr.buf[s.cr.r+5 : s.cr.r+readBuffer])); e == nil && control && s.status() != 'E' {
+		e = errUnreadable()
+	}
 	if e == nil {
 		e = s.admit(ctx, true)
 	}
@@ -377,11 +395,11 @@ func (s *session) longQuery(ctx context.Context, size int) error {
 		return s.refuse(e)
 	}
 	s.setBlock(false)
-	wrap := s.status() == 'I' && !s.clientReadOnly
+	wrap := s.status() == 'I'
 	s.resetStep(wrap)
 	if wrap {
 		s.hold(true)
-		s.inject(injBegin, roleOurs)
+		s.injectBegin()
 	}
 	if err := s.cr.discard(5); err != nil {
 		return err
@@ -413,6 +431,16 @@ func (s *session) longQuery(ctx context.Context, size int) error {
 	once := s.srv.conf.RetryAutocommit + 1
 	_, err := s.conclude(ctx, &unit{stmts: []*statement.Statement{nil}}, s.takeStep(), false, now(), once)
 	return err
+}
+
+// What is said of transaction control in a text that the lexer does not take.
+const (
+	unreadable     = "transaction control in a text that multimaster cannot read"
+	unreadableHint = "Send it by itself, without comments."
+)
+
+func errUnreadable() *mtm.Error {
+	return &mtm.Error{Code: mtm.CodeNotSupported, Msg: unreadable, Hint: unreadableHint}
 }
 
 func asErrorOrNil(err error) *mtm.Error {

@@ -184,12 +184,25 @@ func parseStartup(packet []byte) (*startup, error) {
 			return nil, errors.New("invalid startup packet layout: expected terminator as last byte")
 		}
 		st.params = append(st.params, [2]string{string(name), string(value)})
+		if name := string(name); (name == "user" || name == "database" || name == "replication") && st.has(name) > 1 {
+			return nil, errors.New("invalid startup packet layout: " + name + " is there twice")
+		}
 		rest = r2
 	}
 	if !bytes.Equal(rest, []byte{0}) {
 		return nil, errors.New("invalid startup packet layout: expected terminator as last byte")
 	}
 	return st, nil
+}
+
+// has counts the parameters of that name.
+func (st *startup) has(name string) (n int) {
+	for _, p := range st.params {
+		if p[0] == name {
+			n++
+		}
+	}
+	return n
 }
 
 func (st *startup) get(name string) string {
@@ -206,7 +219,7 @@ func (st *startup) guarded() []byte {
 	b := binary.BigEndian.AppendUint32(make([]byte, 4), st.version)
 	option := false
 	for _, p := range st.params {
-		switch p[0] {
+		switch strings.ToLower(p[0]) {
 		case "options":
 			p[1] = strings.TrimRight(p[1], " ") + " " + guardOption
 			option = true

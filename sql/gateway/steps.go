@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"mtm"
@@ -26,8 +27,8 @@ func (s *session) steps(ctx context.Context, end byte) error {
 		if s.ext.failed {
 			break
 		}
-		if s.ext.cur == 'I' && !s.ext.wrapped && needsBlock(metas[i:], end) && (!s.clientReadOnly || slices.ContainsFunc(metas[i:], meta.unguards)) {
-			s.inPipeline(func() { s.inject(injBegin, roleOurs) })
+		if s.ext.cur == 'I' && !s.ext.wrapped && needsBlock(metas[i:], end, s.ext.ended) {
+			s.inPipeline(s.injectBegin)
 			s.ext.wrapped = true
 		}
 		if end, err = s.step1(ctx, &metas[i], i == len(metas)-1, end); err != nil {
@@ -45,7 +46,7 @@ func (s *session) steps(ctx context.Context, end byte) error {
 		}
 		return s.send()
 	}
-	if s.ext.cur == 'I' && !s.ext.wrapped && !s.clientReadOnly {
+	if s.ext.cur == 'I' && !s.ext.wrapped {
 		// Only Parse, Describe and Close so far. What comes may need a block, and one that may write cannot begin once
 		// a Parse has looked at the catalog: end PostgreSQL's transaction, which did nothing.
 		s.sync(true)
@@ -71,8 +72,8 @@ func (s *session) hasFailed() bool {
 }
 
 // needsBlock reports whether what comes, up to the next transaction control, must run in a block. If not all of it is
-// known yet, it must.
-func needsBlock(metas []meta, end byte) bool {
+// known yet, it must. ended: a transaction has ended since the last Sync, and what it did to the guard may have been committed.
+func needsBlock(metas []meta, end byte, ended bool) bool {
 	ran := false // PostgreSQL has begun a transaction by then, which BEGIN could not make one that writes, or one that may turn out to write
 	for i := range metas {
 		m := &metas[i]
@@ -87,8 +88,8 @@ func needsBlock(metas []meta, end byte) bool {
 		case m.kind() == statement.PrepareTx, m.kind() == statement.FinishPrepared:
 			return false
 		case !m.plain():
-			return !(m.kind() == statement.Local || m.kind() == statement.Savepoint)
-		case end != 'S':
+			return m.kind() != statement.Savepoint
+		case end != 'S', ended && m.kind() != statement.Local:
 			return true
 		default:
 			ran = true
@@ -133,9 +134,6 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		return end, nil
 	}
 	if m.def.stmt != nil {
-		if m.kind() == statement.Rollback {
-			s.noteChain(m.def.stmt, tx)
-		}
 		if characteristics, ours := s.chainAfterFailure(m.def.stmt); ours && tx == 'E' {
 			return end, s.chainStep(characteristics)
 		}
@@ -160,10 +158,17 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 	if m.sets() {
 		s.setBlock(false)
 	}
+	if m.kind() == statement.Rollback {
+		s.noteChain(m.def.stmt, tx)
+	}
 	switch m.kind() {
 	case statement.Begin:
 		if tx == 'I' && !s.ext.ran {
 			s.yield(ctx)
+		}
+		s.setBlock(s.ext.cur == 'I' && !s.ext.wrapped && !s.ext.ran && m.def.stmt.Has(statement.AccessMode|statement.ReadOnly))
+		if s.ext.cur == 'T' && !m.def.stmt.Has(statement.AccessMode) {
+			return end, s.beginAgain(m)
 		}
 		s.appendMeta(*m, false)
 		if s.ext.wrapped { // an isolation level may be refused
@@ -175,9 +180,6 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		}
 		if s.ext.cur == 'I' {
 			s.ext.cur, s.ext.wrapped = 'T', false
-			if !s.ext.ran {
-				s.setBlock(m.def.stmt.Has(statement.AccessMode | statement.ReadOnly))
-			}
 		}
 		return end, nil
 	case statement.Commit:
@@ -192,6 +194,7 @@ func (s *session) step1(ctx context.Context, m *meta, last bool, end byte) (byte
 		if !m.def.stmt.Has(statement.Chain) {
 			s.ext.cur, s.ext.wrapped = 'I', false
 		}
+		s.ext.ended = true
 	case statement.DDL:
 		if tx == 'T' {
 			s.inPipeline(func() { s.injectDDL(m.def.stmt, m.def.text) })
@@ -279,6 +282,7 @@ func (s *session) isSkipping() bool {
 
 // commitStep is the Execute of a COMMIT. Whatever precedes it has been answered before the right to prepare is asked for.
 func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) error {
+	s.ext.ended = true
 	if s.ext.ran || s.knownE() {
 		if err := s.drain(); err != nil || s.ext.failed {
 			return err
@@ -290,11 +294,22 @@ func (s *session) commitStep(ctx context.Context, m *meta, tx byte, last bool) e
 	b, temporary := s.block, s.temporary
 	s.mu.Unlock()
 	if chain || !b.ddl && (b.readOnly || temporary || !b.wrote) {
-		plain, text, err := s.probeStep(b, temporary, chain)
+		fate, text, err := s.probeStep(b, temporary, chain)
 		if err != nil || s.ext.failed {
 			return err
 		}
-		if plain {
+		if fate == fateHolds && chain {
+			s.inject(injCommit, roleOurs)
+			if err := s.drain(); err != nil {
+				return err
+			}
+			if s.ext.failed {
+				s.tellOurs()
+				return nil
+			}
+			return s.committedStep(true, text)
+		}
+		if fate != fatePrepare {
 			s.srv.count.plainCommits.Add(1)
 			s.noteChain(m.def.stmt, tx)
 			s.appendMeta(*m, false)
@@ -378,31 +393,67 @@ func (s *session) earlier(def *prepared) bool {
 	return len(queue) > 0
 }
 
-// probeStep asks whether the block may commit plainly, and for its characteristics.
-func (s *session) probeStep(b block, temporary, chain bool) (plain bool, text string, err error) {
+// probeStep asks how the block may commit, and for its characteristics.
+func (s *session) probeStep(b block, temporary, chain bool) (f fate, text string, err error) {
 	if b.readOnly && !b.wrote && !b.ddl {
-		return true, "", nil
+		return fatePlain, "", nil
 	}
-	ask := func(which injected) (string, error) {
+	ask := func(which ...injected) (string, error) {
 		s.resetStep(false)
-		s.inject(which, roleAsk)
-		err := s.drain()
-		st := s.takeStep()
-		if err == nil && s.ext.failed && !st.shown {
-			s.emit(st.raw)
+		for _, w := range which {
+			s.inject(w, roleAsk)
 		}
-		return st.value, err
+		err := s.drain()
+		if err == nil && s.ext.failed {
+			s.tellOurs()
+		}
+		return s.takeStep().value, err
 	}
 	if !b.ddl && (temporary || !b.wrote) {
 		value, err := ask(injLocks)
-		if err != nil || s.ext.failed || value == "f" {
-			return true, "", err
+		if (value == wroteElse || value == wroteHolds) && err == nil && !s.ext.failed {
+			value, err = ask(injImmediate, injLocks)
+		}
+		if f = b.fate(value); err != nil || s.ext.failed {
+			return f, "", err
+		}
+		if f == fateHolds {
+			if _, err := ask(injReadOnly); err != nil || s.ext.failed {
+				return f, "", err
+			}
 		}
 	}
-	if chain {
+	if chain && f != fatePlain {
 		text, err = ask(injCharacteristics)
 	}
-	return false, text, err
+	return f, text, err
+}
+
+// tellOurs tells the client the error of what was injected for an Execute of his.
+func (s *session) tellOurs() {
+	if st := s.takeStep(); !st.shown && st.raw != nil {
+		s.emit(st.raw)
+	}
+}
+
+// beginAgain is the Execute of a BEGIN in a block: PostgreSQL warns, and does nothing. The text that it knows says READ WRITE.
+func (s *session) beginAgain(m *meta) error {
+	if s.ext.ran || s.knownE() {
+		if err := s.drain(); err != nil || s.ext.failed {
+			return err
+		}
+	}
+	s.resetStep(false)
+	s.inject(injBeginDefault, roleOurs)
+	if err := s.drain(); err != nil {
+		return err
+	}
+	if s.ext.failed {
+		s.tellOurs()
+		return nil
+	}
+	s.emit(appendComplete(nil, strings.ToUpper(m.def.stmt.Verb)))
+	return nil
 }
 
 // prepareStep prepares the block, waits for its fate, and answers the Execute. last: the client's Sync follows.

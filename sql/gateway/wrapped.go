@@ -52,7 +52,7 @@ func (s *session) attempt(ctx context.Context, u *unit, fast bool, age uint64, n
 	s.cause = nil
 	s.block.temporary = s.block.temporary || u.open
 	s.mu.Unlock()
-	s.inject(injBegin, roleOurs)
+	s.injectBegin()
 	if u.show {
 		s.inject(injShowOff, roleOurs)
 	}

@@ -204,11 +204,11 @@ func classifyTransaction(w words, s *Statement) {
 	prepared := w.at(1) == t.Token_PREPARED
 	switch w.at(0) {
 	case t.Token_BEGIN_P:
-		s.Kind = Begin
+		s.Kind, s.Verb = Begin, "begin"
 		accessMode(w, s)
 	case t.Token_START:
 		if w.at(1) == t.Token_TRANSACTION {
-			s.Kind = Begin
+			s.Kind, s.Verb = Begin, "start transaction"
 			accessMode(w, s)
 		}
 	case t.Token_COMMIT, t.Token_END_P:
@@ -268,6 +268,9 @@ func mentions(w words, s *Statement) {
 		}
 		if tok.code == t.Token_IDENT && w.at(i+1) == '(' && unpreparable[strings.ToLower(w.word(i))] {
 			s.Flags |= Temporary
+		}
+		if s.Kind == Session && strings.HasPrefix(strings.ToLower(w.word(i)), `u&"`) { // whatever it spells
+			s.Flags |= ShowsReadOnly
 		}
 		if tok.end-tok.start < len("transaction_read_only") {
 			continue

@@ -27,6 +27,9 @@ func classifyDDL(w words, s *Statement) {
 	case t.Token_DATABASE, t.Token_TABLESPACE, t.Token_SUBSCRIPTION:
 		if w.at(0) != t.Token_COMMENT && w.at(0) != t.Token_GRANT && w.at(0) != t.Token_REVOKE {
 			s.Kind, s.Flags = Local, Unguarded
+			if w.at(i) == t.Token_SUBSCRIPTION {
+				s.Flags |= Fires
+			}
 		}
 		return
 	}

@@ -53,6 +53,7 @@ const (
 	Roles                           // DDL: a DO that may change roles; the other nodes are told what became of them
 	Lasting                         // Session: PREPARE, DEALLOCATE, which no rollback undoes
 	Everywhere                      // Local: REINDEX CONCURRENTLY, which every node runs for itself
+	Fires                           // Local: event triggers fire
 )
 
 // Has reports whether all of f is set.

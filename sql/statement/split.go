@@ -18,7 +18,7 @@ type Statement struct {
 	Why    string // Refused: what the client is told
 	Hint   string // … and what he can do
 	Runs   string // DDL: CREATE TABLE … AS EXECUTE: the name of the prepared statement
-	Verb   string // DDL: the first word, in lower case
+	Verb   string // DDL: the first word, in lower case; Begin: its tag, in lower case
 
 	Channel string // LISTEN: its channel, as PostgreSQL reads it in UTF-8; empty: not known
 

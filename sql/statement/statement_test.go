@@ -346,3 +346,27 @@ func TestSeveral(t *testing.T) {
 		}
 	}
 }
+
+func TestControl(t *testing.T) {
+	long := "/* " + strings.Repeat("=", 300) + " */"
+	for text, want := range map[string]string{
+		"commit " + long: "commit  ",
+		";; " + long + "-- x\n  End/* a /* b */ c */":       ";;   \n  End ",
+		"rollback and chain -- " + strings.Repeat("*", 300): "rollback and chain  ",
+		"prepare transaction 'x' " + long:                   "",
+		"commit prepared 'x' " + long:                       "",
+		long:                                                " ",
+		"/* never ends ":                                    " ",
+		"BEGIN":                                             "BEGIN",
+	} {
+		bare, control := Control(text)
+		require.True(t, control, text)
+		require.Equal(t, want, bare, text)
+	}
+	for _, text := range []string{"select 1" + long, "/* commit */ set x = 1", "committed", "'commit'", "\xff commit", "(commit"} {
+		_, control := Control(text)
+		require.False(t, control, text)
+	}
+	stmts, ok := Split(`set U&"transaction\005fread_only" = off`)
+	require.True(t, ok && stmts[0].SetsMode())
+}

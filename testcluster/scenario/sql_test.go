@@ -27,6 +27,7 @@ func TestOneCluster(t *testing.T) {
 	}{
 		{"what one node commits the others read at once", committedIsRead},
 		{"blocks that change their access mode", accessModes},
+		{"nothing commits on its node alone", nothingAlone},
 		{"status and nodes on all", statusOnAll},
 		{"numbers of serial and identity columns never meet", numbersNeverMeet},
 		{"a monotonic sequence goes past what other nodes have given", monotonicSequences},
@@ -184,6 +185,12 @@ func accessModes(t *testing.T, c *testcluster.Cluster) {
 		shown("off", "off")
 		id++
 		require.NoError(t, run([]string{fmt.Sprintf("SELECT put(%d)", id)}))
+	}
+	for _, script := range []string{"SET default_transaction_read_only = on; SELECT 1", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY; BEGIN; COMMIT"} {
+		execSQL(t, db, script)
+		require.Equal(t, "25006", sqlState(ways[0]([]string{"INSERT INTO modes VALUES (0)"})), script)
+		id++
+		execAll(t, db, "SELECT 1; SET default_transaction_read_only = off; COMMIT", fmt.Sprintf("INSERT INTO modes VALUES (%d)", id))
 	}
 	execAll(t, db, "CREATE TEMP TABLE notes (a int)", "BEGIN READ ONLY", "INSERT INTO notes VALUES (1)", "COMMIT")
 }
