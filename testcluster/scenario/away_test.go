@@ -92,8 +92,11 @@ func keptWAL(t *testing.T, c *testcluster.Cluster, node int) int64 {
 		"SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0)::bigint FROM pg_replication_slots WHERE slot_type = 'logical'")
 }
 
+// awayOptions are about those of make bench. WAL has less room, for the disk has to hold three nodes.
+var awayOptions = testcluster.Options{NoProxy: true, Socket: true, Settings: []string{"shared_buffers=512MB", "max_wal_size=2GB"}}
+
 func awayForTime(t *testing.T, away time.Duration) {
-	c := testcluster.Start(t, testcluster.Options{})
+	c := testcluster.Start(t, awayOptions)
 	pgbench := testcluster.Program(c.Node(1).Info().PgBin, "pgbench")
 	out, err := exec.Command(pgbench, "-i", "-q", "-s", "5", c.Node(1).URL()).CombinedOutput()
 	require.NoError(t, err, string(out))
@@ -156,7 +159,7 @@ func tpsOf(texts ...string) (sum []float64) {
 }
 
 func awayForVolume(t *testing.T, volume int64) {
-	c := testcluster.Start(t, testcluster.Options{Settings: []string{"shared_buffers=512MB", "max_wal_size=2GB"}})
+	c := testcluster.Start(t, awayOptions)
 	execSQL(t, c.Node(1).Connect(), "CREATE TABLE volume (node int, n bigint, i int, v text, PRIMARY KEY (node, n, i))")
 	c.Node(3).Kill()
 	for node := 1; node <= 2; node++ {
