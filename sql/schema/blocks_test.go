@@ -6,6 +6,7 @@ import (
 	"math/rand"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -252,6 +253,28 @@ func TestBlocksLeaveEachOtherAlone(t *testing.T) {
 	}
 	require.EqualValues(t, []int64{101}, c.next(0, 1))
 	require.Equal(t, []string{"8"}, query(t, c.cluster[0], `SELECT nextval('other')`))
+}
+
+// Who alters a sequence while numbers of it are drawn waits, and is not refused for bounds that are not his.
+func TestBlocksAreAlteredWhileTheyAreDrawn(t *testing.T) {
+	conn := newNode(t, 1)
+	mustExec(t, conn, `SET mtm.gateway = on; SET mtm.sequence_mode = block; CREATE SEQUENCE s`)
+	second := connectAs(t, conn.Config().Database, "postgres")
+	mustExec(t, second, `SET mtm.gateway = on`)
+	pid := second.PgConn().PID()
+	for _, sql := range []string{`ALTER SEQUENCE s RESTART WITH 5000`, `ALTER SEQUENCE s START WITH 70`, `ALTER SEQUENCE s MAXVALUE 1000000 CACHE 3`} {
+		mustExec(t, conn, `BEGIN; UPDATE mtm.blocks SET next = next + 100; SELECT mtm.fence_block('s'::regclass, 40, 71, 40)`)
+		done := make(chan error, 1)
+		go func() {
+			_, err := second.PgConn().Exec(testContext(t), sql).ReadAll()
+			done <- err
+		}()
+		require.Eventually(t, func() bool {
+			return query(t, conn, fmt.Sprintf(`SELECT cardinality(pg_blocking_pids(%d))`, pid))[0] == "1"
+		}, 10*time.Second, time.Millisecond)
+		mustExec(t, conn, `COMMIT`)
+		require.NoError(t, <-done, sql)
+	}
 }
 
 // LIKE ... INCLUDING IDENTITY copies what this node has of a sequence, which another may have likewise.

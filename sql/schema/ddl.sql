@@ -105,6 +105,18 @@ BEGIN
     IF strpos(stack, 'mtm.renew_block(oid)') > 0 OR strpos(stack, 'mtm.set_sequence(oid,boolean,text)') > 0 THEN
         RETURN; -- an ALTER of ours has set all bounds that it needs; other sequences it must neither lock nor advance
     END IF;
+    -- Who draws, and moves the bounds, is waited for: beside him the UPDATE would find nothing, and PostgreSQL refuse what the user's bounds allow.
+    -- Names are told roughly, so nothing stays locked.
+    BEGIN
+        PERFORM FROM mtm.blocks b JOIN pg_class c ON c.oid = b.seqid
+            LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+            LEFT JOIN pg_class o ON o.oid = d.refobjid
+            WHERE any_of_them OR strpos(sent, lower(c.relname)) > 0 OR strpos(sent, lower(o.relname)) > 0
+            ORDER BY b.seqid FOR UPDATE OF b;
+        RAISE EXCEPTION USING ERRCODE = 'MTM00';
+    EXCEPTION WHEN SQLSTATE 'MTM00' THEN
+    END;
     FOR seq IN UPDATE pg_sequence p SET seqmin = m.user_min, seqmax = m.user_max, seqstart = CASE m.mode WHEN 'block' THEN m.user_start ELSE p.seqstart END
     FROM mtm.sequences m JOIN pg_class c ON c.oid = m.seqid
         LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
