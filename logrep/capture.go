@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +42,7 @@ type Capture struct {
 	slot      string                   // the one to read, see Renew
 	from      mtm.LSN                  // where a new one begins; 0: it is not new
 	quiet     time.Time                // no incident is told before
-	began     time.Time                // this life
+	began     mtm.LSN                  // where WAL ended as this life began; only the reader touches it
 	muted     int                      // how many were not
 
 	user map[mtm.GID]*capturedTxn // what users prepared and is not announced yet; only the reader touches it
@@ -65,7 +66,7 @@ const (
 func NewCapture(cfg Config, sink CaptureSink) *Capture {
 	cfg = cfg.withDefaults()
 	return &Capture{
-		cfg: cfg, sink: sink, began: time.Now(), slot: cfg.Slot, renewLag: renewLag, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
+		cfg: cfg, sink: sink, slot: cfg.Slot, renewLag: renewLag, kick: make(chan struct{}, 1), push: make(chan struct{}, 1), renewed: make(chan struct{}, 1),
 		expected: map[mtm.GID]*expectation{}, recent: map[mtm.GID]struct{}{}, user: map[mtm.GID]*capturedTxn{},
 	}
 }
@@ -104,6 +105,17 @@ func (c *Capture) session(ctx context.Context) error {
 		c.cfg.Ending()
 		closeConn(conn)
 	}()
+	if c.began == 0 {
+		end, err := conn.Exec(ctx, "SELECT (pg_current_wal_flush_lsn() - '0/0')::text").ReadAll()
+		if err != nil {
+			return err
+		}
+		lsn, err := strconv.ParseUint(string(end[0].Rows[0][0]), 10, 64)
+		if err != nil {
+			return err
+		}
+		c.began = mtm.LSN(lsn)
+	}
 	slot, err := c.choose(ctx, conn)
 	if err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -127,7 +126,7 @@ func (s *captureStream) boundary(m pgoutput.Message) error {
 	case pgoutput.Begin:
 		s.txn = newCapturedTxn(nil)
 	case pgoutput.Commit:
-		return s.committed(s.takeTxn(), m.Time)
+		return s.committed(s.takeTxn(), mtm.LSN(m.EndLSN))
 	case pgoutput.BeginPrepare:
 		s.txn = newCapturedTxn(s.writerFor(m.GID))
 	case pgoutput.Prepare:
@@ -150,9 +149,9 @@ func (s *captureStream) boundary(m pgoutput.Message) error {
 	case pgoutput.StreamCommit:
 		t := s.takeStream(m.XID)
 		if t != nil && t.out == nil {
-			return s.committed(t, m.Time)
+			return s.committed(t, mtm.LSN(m.EndLSN))
 		}
-		return errors.Join(t.abort(), s.committed(t, m.Time))
+		return errors.Join(t.abort(), s.committed(t, mtm.LSN(m.EndLSN)))
 	case pgoutput.StreamPrepare:
 		return s.prepared(s.takeStream(m.XID), pgoutput.Prepare(m))
 	}
@@ -215,7 +214,7 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 		return fmt.Errorf("prepare of %q that never began: %w", m.GID, pgoutput.ErrMalformed)
 	}
 	if user, ok := mtm.ParseUserName(m.GID); ok {
-		return s.userPrepared(t, user, mtm.LSN(m.EndLSN))
+		return s.userPrepared(t, user, mtm.LSN(mtm.LSN(m.EndLSN)))
 	}
 	gid, ours := mtm.ParseGID(m.GID)
 	if !ours && t.replicated() && !t.origin {
@@ -224,7 +223,7 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 	if !ours || gid.Origin != s.cfg.Node || t.origin || t.out == nil {
 		return t.abort()
 	}
-	lsn := mtm.LSN(m.EndLSN)
+	lsn := mtm.LSN(mtm.LSN(m.EndLSN))
 	s.mu.Lock()
 	again := lsn <= s.delivered
 	s.mu.Unlock()
@@ -263,9 +262,6 @@ func (s *captureStream) prepared(t *capturedTxn, m pgoutput.Prepare) error {
 	return nil
 }
 
-// epoch is when PostgreSQL begins to count.
-var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-
 // heldOpen delivers a transaction that a session of ours holds open, when all of it is here.
 func (s *captureStream) heldOpen(t *capturedTxn) error {
 	if t == nil || t.told || t.out == nil || t.open.Origin != s.cfg.Node {
@@ -293,15 +289,15 @@ func (s *captureStream) heldOpen(t *capturedTxn) error {
 	return nil
 }
 
-// committed ends a transaction that committed plainly, at so many microseconds since 2000: without us, unless it came by replication, or an
-// earlier life of ours had its session hold it open. PostgreSQL sends again what that had not acknowledged.
-func (s *captureStream) committed(t *capturedTxn, at int64) error {
+// committed ends a transaction that committed plainly, before end: without us, unless it came by replication, or an earlier life of ours
+// had its session hold it open. PostgreSQL sends again what that had not acknowledged.
+func (s *captureStream) committed(t *capturedTxn, end mtm.LSN) error {
 	if t == nil {
 		return nil
 	}
 	if t.late {
 		s.incident(fmt.Sprintf("transaction %v changed %s at its COMMIT: that is on this node only", t.open, t.table))
-	} else if t.replicated() && !t.origin && t.open.IsZero() && !(t.claims && epoch.Add(time.Duration(at)*time.Microsecond).Before(s.began)) {
+	} else if t.replicated() && !t.origin && t.open.IsZero() && (!t.claims || end > s.began) {
 		s.incident(fmt.Sprintf("a transaction committed directly in PostgreSQL changed %s: it is on this node only", t.table))
 	}
 	return nil

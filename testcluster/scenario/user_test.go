@@ -309,7 +309,7 @@ func (l *load) cleanUp(ctx context.Context, age time.Duration) (left int, err er
 		return 0, errors.New("the node does not answer")
 	}
 	defer db.close()
-	rows, err := db.conn.Query(ctx, "SELECT gid FROM pg_prepared_xacts WHERE prepared < now() - $1::interval", age)
+	rows, err := db.conn.Query(ctx, "SELECT gid FROM pg_prepared_xacts WHERE prepared < now() - $1::interval OR prepared > now() + interval '10 s'", age) // a clock may have jumped
 	if err != nil {
 		return 0, err
 	}
